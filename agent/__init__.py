@@ -1,0 +1,3 @@
+"""Offline updates from a USB stick for OSTree devices with Docker Compose Apps."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""What is true: values in, values out. No files, no clock, no environment."""

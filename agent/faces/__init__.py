@@ -1,0 +1,1 @@
+"""How people and programs speak to the agent: words, flags, colours, exit statuses."""

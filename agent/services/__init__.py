@@ -1,0 +1,1 @@
+"""What is done: verbs, and the order of their effects."""
