@@ -4,18 +4,24 @@ Each port is named after a thing. Adapters satisfy them by shape; ``tests/fakes`
 an in-memory one of each, and ``tests/contract`` one suite that both must pass.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from datetime import datetime
-from pathlib import Path
-from typing import Protocol
+from __future__ import annotations
 
-from agent.core.bundle import BundleType, Inventory, RawBundle, SealedImage, TrustedDocuments
-from agent.core.feedback import Signal
-from agent.core.promise import Promise
-from agent.core.record import Delivery, Record
-from agent.core.stick import BlockEvent
-from agent.core.target import AppRef, Target
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:  # shapes alone: who carries no record need not know what one is
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+    from datetime import datetime
+    from pathlib import Path
+
+    from agent.core.bundle import Inventory, RawBundle, SealedImage, TrustedDocuments
+    from agent.core.bundletype import BundleType
+    from agent.core.feedback import Signal
+    from agent.core.promise import Promise
+    from agent.core.record import Delivery, Record
+    from agent.core.stick import BlockEvent
+    from agent.core.target import AppRef, Target
 
 Progress = Callable[[str, int, int], None]
 """Called with (step, bytes done, bytes in all); 0 in all means not known."""

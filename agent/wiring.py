@@ -4,28 +4,25 @@ Faces come here for anything that touches the world. Adapters that need heavy li
 import them when they are used, so opening a station stays cheap.
 """
 
-import platform
-import uuid
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-import structlog
-
-from agent.adapters import clock, devicecert, files, journal, packs, tomlfiles
-from agent.adapters.apps import ComposeApps
+from agent.adapters import clock, devicecert, files, journal, tomlfiles
 from agent.adapters.bootenv import boot_env
 from agent.adapters.boots import SentinelBoots
 from agent.adapters.callbacks import CurrentTargetFile, ProgramCallbacks
 from agent.adapters.ledger import FileLedger
-from agent.adapters.ostree import OstreeSysroot
 from agent.adapters.provisioned import provisioned_roots
 from agent.adapters.sotadb import SotaDatabase, SotaTrust, SotaVersions
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.config import Configuration, Settings, Storage
 from agent.core.errors import LockedError, StateError, UsageError
-from agent.ports import Medium, Progress
+from agent.log import get_logger
+from agent.ports import Apps, Medium, Progress
 from agent.services.station import DevicePolicy, Station, no_progress
 
 __all__ = [
@@ -42,6 +39,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from agent.adapters.installation import Installation
+    from agent.adapters.ostree import OstreeSysroot
     from agent.adapters.systemd import SystemdServices
     from agent.core.finding import Finding
     from agent.services.desk import Desk, FactoryKeys
@@ -49,7 +47,7 @@ if TYPE_CHECKING:
     from agent.services.fetch import FactorySource
     from agent.services.pack import PackFiles
 
-log = structlog.get_logger()
+log = get_logger()
 
 DOCKER_PROGRAMS = ("dockerd", "docker")
 PROGRAM_DIRECTORIES = ("bin", "sbin")  # dockerd: Yocto has it in the first, Debian in the second
@@ -78,7 +76,8 @@ def bundle_medium(path: Path, storage: Storage = Storage()) -> Medium:  # noqa: 
         UsageError: there is no such directory or file.
     """
     if path.is_file():
-        from agent.adapters.packs.medium import PackMedium  # noqa: PLC0415  as below
+        from agent.adapters import packs  # noqa: PLC0415  as below
+        from agent.adapters.packs.medium import PackMedium  # noqa: PLC0415
 
         return PackMedium(path.resolve(), packs.places(Path(storage.ledger)))
     if not path.is_dir():
@@ -171,15 +170,18 @@ def make_station(settings: Settings, progress: Progress = no_progress) -> Statio
     ledger = FileLedger(Path(settings.storage.ledger))
     known_type = _device_type(settings, database)
     boots = _boots(settings)
-    sysroot = _sysroot(settings, boots)
+    sysroot = cast("OstreeSysroot", _WhenUsed(lambda: _sysroot(settings, boots)))
     storage = Path(settings.storage.path)
     return Station(
         trust=SotaTrust(database, lambda: _roots(settings, known_type or ledger.bundle_type())),
         versions=_versions(settings, database),
         ledger=ledger,
         sysroot=sysroot,
-        apps=_apps(settings),
-        bootenv=boot_env(settings.bootloader, new_deployment=sysroot.staged_directory),
+        apps=cast("Apps", _WhenUsed(lambda: _apps(settings))),
+        bootenv=boot_env(
+            settings.bootloader,
+            new_deployment=lambda: sysroot.staged_directory(),  # noqa: PLW0108  not asked yet
+        ),
         boots=boots,
         clock=clock.SystemClock(),
         callbacks=ProgramCallbacks(_program(settings), storage / "current-target"),
@@ -292,7 +294,7 @@ def _database(settings: Settings) -> SotaDatabase:
         ) from e
     database = SotaDatabase(path)
     provision = settings.provision
-    hardware_id = provision.primary_ecu_hardware_id or platform.node()
+    hardware_id = provision.primary_ecu_hardware_id or os.uname().nodename
     database.register(hardware_id, provision.primary_ecu_serial)
     return database
 
@@ -313,7 +315,23 @@ def _boots(settings: Settings) -> SentinelBoots:
     )
 
 
-def _sysroot(settings: Settings, boots: SentinelBoots) -> OstreeSysroot:
+class _WhenUsed:
+    """Makes a tool when it is first asked for something: an idle command pays for none."""
+
+    def __init__(self, make: Callable[[], object]) -> None:
+        self._make = make
+
+    @cached_property
+    def _tool(self) -> object:
+        return self._make()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._tool, name)
+
+
+def _sysroot(settings: Settings, boots: SentinelBoots) -> "OstreeSysroot":
+    from agent.adapters.ostree import OstreeSysroot  # noqa: PLC0415  see `_WhenUsed`
+
     pacman = settings.pacman
     return OstreeSysroot(
         Path(pacman.sysroot),
@@ -324,7 +342,9 @@ def _sysroot(settings: Settings, boots: SentinelBoots) -> OstreeSysroot:
     )
 
 
-def _apps(settings: Settings) -> ComposeApps:
+def _apps(settings: Settings) -> Apps:
+    from agent.adapters.apps import ComposeApps  # noqa: PLC0415  see `_WhenUsed`
+
     pacman = settings.pacman
     return ComposeApps(
         store=Path(pacman.reset_apps_root),
@@ -368,6 +388,8 @@ def _program(settings: Settings) -> Path | None:
 
 
 def _correlation_id(version: int) -> str:
+    import uuid  # noqa: PLC0415  only who records an update
+
     return f"{version}-{uuid.uuid4()}"[:CORRELATION_ID_LIMIT]
 
 

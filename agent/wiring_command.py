@@ -1,6 +1,5 @@
 """Settings → the device and its logbook, for one command of a person or script."""
 
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,12 +8,12 @@ from typing import TYPE_CHECKING
 from agent import __version__
 from agent.adapters.journal import Recorder
 from agent.core.config import Configuration, Settings
-from agent.core.feedback import Signal
 from agent.ports import Progress, Signals
 from agent.services.station import Station
 from agent.wiring import opened_station
 
 if TYPE_CHECKING:
+    from agent.core.feedback import Signal
     from agent.services.logbook import Logbook
 
 
@@ -37,12 +36,14 @@ def opened_command(
 class NoSignals:
     """`Signals` of a command: the person reads its answer."""
 
-    def show(self, signal: Signal) -> None:
+    def show(self, signal: "Signal") -> None:
         """Tell nobody."""
 
 
 def make_logbook(settings: Settings, signals: Signals, recorder: Recorder) -> "Logbook":
     """Return the device's logbook."""
+    import socket  # noqa: PLC0415
+
     # Imported here: `run` with nothing pending keeps no record, and is to be quick.
     from agent.core.record import DeviceNames  # noqa: PLC0415
     from agent.services.logbook import Logbook  # noqa: PLC0415

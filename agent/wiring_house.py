@@ -5,8 +5,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import structlog
-
 from agent import wiring
 from agent.adapters.medium import find_bundles
 from agent.adapters.resultfiles import StickLetterbox
@@ -16,6 +14,7 @@ from agent.core.finalize import RunStep, decide
 from agent.core.outcome import Outcome
 from agent.core.stick import BlockEvent
 from agent.core.target import Target
+from agent.log import get_logger
 from agent.services.attend import House, finish_and_report
 from agent.services.check import run_facts
 from agent.services.consent import Asking, Consent
@@ -24,7 +23,7 @@ from agent.services.station import Station
 from agent.wiring_command import make_logbook
 from agent.wiring_watch import Tools, make_night, make_tools
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 def make_house(

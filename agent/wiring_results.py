@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from agent.adapters import files, tomlfiles
 from agent.adapters.resultfiles import DeviceResults, StickLetterbox, read_results
 from agent.adapters.signals import (
@@ -32,10 +30,11 @@ from agent.core.errors import ConfigError, StateError, UsageError
 from agent.core.feedback import Stage
 from agent.core.fleet import Reading
 from agent.core.record import Record
+from agent.log import get_logger
 
 __all__ = ["DeviceResults", "StickLetterbox"]
 
-log = structlog.get_logger()
+log = get_logger()
 
 RUNTIME = Path("/run/usb-update")  # the agent's directory until the next boot
 SPEAKER = Path("/dev/input/by-path/platform-pcspkr-event-spkr")

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-import structlog
-
 from agent.adapters import journal, packs
 from agent.adapters.control import ControlSocket
 from agent.adapters.control import confirm as say_yes
@@ -26,6 +24,7 @@ from agent.adapters.udev import UdevDevices, system_disks
 from agent.core.config import Configuration, Settings
 from agent.core.feedback import Stage, signal_from_stage
 from agent.core.stick import BlockEvent
+from agent.log import get_logger
 from agent.services.consent import Asking, Ladder
 from agent.services.night import Night, RebootPolicy
 from agent.services.watch import Watch
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Tools", "configuration", "make_night", "make_tools", "opened_watch", "say_yes"]
 
-log = structlog.get_logger()
+log = get_logger()
 
 Survive = Callable[[Callable[[], None]], None]
 """Calls what it is given; a bug in it must not end the daemon."""

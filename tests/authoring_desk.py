@@ -9,7 +9,7 @@ from typing import Any
 from agent import wiring
 from agent.adapters import authoring, gitsource, keyfiles
 from agent.adapters.provisioned import provisioned_roots
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.services import author, pack
 from agent.services.author import BundleInfo, BundleSpec, DeviceGuess, Verdict
 from agent.services.desk import Desk

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from agent.adapters import keyfiles
 from agent.core import authoring
 from agent.core.authoring import BundleFacts, NewTarget
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.target import AppRef
 from tests.authoring_desk import Workshop
 from tests.loopback import NOT_FOUND, Ask, Said

@@ -16,14 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import structlog
-
 from agent.adapters import shell
 from agent.core.config import Bootloader
 from agent.core.errors import BootEnvError
+from agent.log import get_logger
 from agent.ports import BootEnv
 
-log = structlog.get_logger()
+log = get_logger()
 
 DEADLINE_S = 30.0  # a slow SPI flash takes seconds for one sector
 

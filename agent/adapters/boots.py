@@ -12,12 +12,11 @@ import os
 import stat
 from pathlib import Path
 
-import structlog
-
 from agent.adapters import files
 from agent.core.errors import StateError
+from agent.log import get_logger
 
-log = structlog.get_logger()
+log = get_logger()
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 NOTE_LIMIT_BYTES = 4096

@@ -12,12 +12,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from agent.adapters import files, shell
 from agent.core.target import Target
+from agent.log import get_logger
 
-log = structlog.get_logger()
+log = get_logger()
 
 DEADLINE_S = 900.0  # a program may drain a line or wait for an operator; not for ever
 MANIFEST_KEYS = {

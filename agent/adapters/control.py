@@ -9,11 +9,10 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
-import structlog
-
 from agent.core.errors import StateError
+from agent.log import get_logger
 
-log = structlog.get_logger()
+log = get_logger()
 
 CONTROL_SOCKET = Path("/run/usb-update/control.sock")
 CONFIRM, TAKEN, NOBODY_ASKED = b"confirm", b"taken", b"nobody-asked"

@@ -9,12 +9,11 @@ Source: reference-behaviour §3.3.
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import structlog
-
 from agent.adapters import files
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
+from agent.log import get_logger
 
-log = structlog.get_logger()
+log = get_logger()
 
 LIMIT_BYTES = 64 * 1024  # a certificate with its chain has a few kB
 PRODUCTION = "production"

@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from agent.adapters import files, shell
 from agent.core.errors import StateError
+from agent.log import get_logger
 
-log = structlog.get_logger()
+log = get_logger()
 
 PACKAGE = Path(__file__).resolve().parent.parent
 RULE = "90-usb-update.rules"

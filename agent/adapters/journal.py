@@ -7,7 +7,6 @@ events of one attempt, so that the stick's record holds what the journal got.
 """
 
 import json
-import logging
 import os
 import re
 import sys
@@ -15,22 +14,18 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import structlog
-from structlog.typing import EventDict, WrappedLogger
+from agent.log import LEVELS as NUMBERS
+from agent.log import set_up as set_up_log
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, WrappedLogger
 
 TEXT_LIMIT = 2000  # characters of one value; a program's whole complaint fits
 RECORDED_EVENTS = 500
 BYTE_MAX = 0xFF
-LEVELS = (
-    logging.DEBUG,  # 0 trace: the reference's finest; there is nothing finer here
-    logging.DEBUG,
-    logging.INFO,
-    logging.WARNING,
-    logging.ERROR,
-    logging.CRITICAL,
-)
+LEVELS = ("debug", "debug", "info", "warning", "error", "critical")  # 0 trace: nothing is finer
 PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # sd-daemon(3)
 
 # C0 and C1 controls, line and paragraph separators, bidirectional controls, lone surrogates.
@@ -51,7 +46,7 @@ class Recorder:
     def __init__(self, limit: int = RECORDED_EVENTS) -> None:
         self.events: deque[dict[str, object]] = deque(maxlen=limit)
 
-    def __call__(self, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    def __call__(self, _: "WrappedLogger", __: str, event: "EventDict") -> "EventDict":
         """Keep a copy and pass the event on."""
         self.events.append(dict(event))
         return event
@@ -81,6 +76,13 @@ def set_up(loglevel: int, *, recorder: Recorder | None = None) -> None:
         loglevel: 0 trace, 1 debug, 2 info, 3 warning, 4 error, 5 fatal.
         recorder: sees every event that is logged.
     """
+    level = NUMBERS[LEVELS[loglevel]]
+    set_up_log(level, lambda: _configure(level, recorder))
+
+
+def _configure(level: int, recorder: Recorder | None) -> None:
+    import structlog  # noqa: PLC0415  see `agent.log`
+
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -90,7 +92,7 @@ def set_up(loglevel: int, *, recorder: Recorder | None = None) -> None:
             *([recorder] if recorder else []),
             _as_journal_line if "JOURNAL_STREAM" in os.environ else _as_text,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[loglevel]),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: StandardError(),
         cache_logger_on_first_use=False,  # it would break structlog.testing.capture_logs
     )
@@ -102,9 +104,11 @@ def tame(text: str) -> str:
     return tamed if len(text) <= TEXT_LIMIT else f"{tamed}... ({len(text)} characters)"
 
 
-def tame_event(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+def tame_event(_: "WrappedLogger", __: str, event: "EventDict") -> "EventDict":
     """Tame every value, and make it one that JSON knows; a traceback keeps its lines."""
-    trace = structlog.processors.format_exc_info(_, __, event).pop("exception", None)
+    from structlog.processors import format_exc_info  # noqa: PLC0415  see `agent.log`
+
+    trace = format_exc_info(_, __, event).pop("exception", None)
     tamed = {str(key): _tamed(value) for key, value in event.items()}
     return tamed if trace is None else {**tamed, "exception": _tamed_lines(trace)}
 
@@ -128,16 +132,16 @@ def _escaped(match: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code <= BYTE_MAX else f"\\u{code:04x}"
 
 
-def _add_time(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+def _add_time(_: "WrappedLogger", __: str, event: "EventDict") -> "EventDict":
     event["time"] = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return event
 
 
-def _as_journal_line(_: WrappedLogger, level: str, event: EventDict) -> str:
+def _as_journal_line(_: "WrappedLogger", level: str, event: "EventDict") -> str:
     return f"<{PRIORITIES.get(level, 6)}>{json.dumps(event)}"
 
 
-def _as_text(_: WrappedLogger, __: str, event: EventDict) -> str:
+def _as_text(_: "WrappedLogger", __: str, event: "EventDict") -> str:
     head = f"{event.pop('time')} {event.pop('level'):<8} {event.pop('event')}"
     trace = event.pop("exception", None)
     line = " ".join([head, *(f"{key}={_quoted(value)}" for key, value in event.items())])

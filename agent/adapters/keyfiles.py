@@ -24,7 +24,7 @@ from agent.core.authoring import (
     read_versions,
     write_versions,
 )
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.keys import PrivateKey, key_id
 
 ARCHIVE_LIMIT_BYTES = 1024 * 1024  # a 4096-bit RSA pair takes 4 kB

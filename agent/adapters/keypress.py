@@ -11,9 +11,9 @@ import re
 import struct
 from pathlib import Path
 
-import structlog
+from agent.log import get_logger
 
-log = structlog.get_logger()
+log = get_logger()
 
 INPUT_EVENT = struct.Struct("@llHHi")  # time in two longs, type, code, value
 EV_KEY, PRESSED = 0x01, 1  # 0 is released, 2 repeats

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.adapters import files
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.errors import AgentError, StateError
 from agent.core.policy import quarantine_key
 from agent.core.promise import Phase, Promise, PromiseKind

@@ -13,8 +13,6 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from agent.adapters import files, packfile, sticktree
 from agent.core.bundle import Inventory, RawBundle, SealedImage
 from agent.core.errors import (
@@ -24,9 +22,10 @@ from agent.core.errors import (
 )
 from agent.core.target import Target
 from agent.core.verify import BUNDLE_FILE, limit_of
+from agent.log import get_logger
 from agent.ports import Progress
 
-log = structlog.get_logger()
+log = get_logger()
 
 METADATA_LIMIT_BYTES = 32 * 1024 * 1024  # all documents together: they are held in memory
 ROOTS_LIMIT = 1000  # a root chain that is rotated every month for 80 years

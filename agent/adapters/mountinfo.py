@@ -18,13 +18,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from agent.adapters import shell
 from agent.core.errors import FileSystemRefusedError, MountError
 from agent.core.stick import BlockEvent
+from agent.log import get_logger
 
-log = structlog.get_logger()
+log = get_logger()
 
 MOUNTINFO = Path("/proc/self/mountinfo")
 RUN_DIRECTORY = Path("/run/usb-update")

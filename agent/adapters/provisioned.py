@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.adapters import files
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.errors import StateError
 
 ROOT_LIMIT_BYTES = 512_000  # python-tuf's bound; the largest root known has 9 kB

@@ -20,8 +20,6 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
-import structlog
-
 from agent.adapters import files
 from agent.core.feedback import printable
 from agent.core.fleet import Reading, Skipped
@@ -36,8 +34,9 @@ from agent.core.record import (
     to_json,
     to_text,
 )
+from agent.log import get_logger
 
-log = structlog.get_logger()
+log = get_logger()
 
 RESULTS_DIRECTORY = "usb-update-results"
 STICK_FILES_LIMIT = 10_000  # in one device's directory; FAT looks names up one by one

@@ -14,9 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
+from agent.log import get_logger
 
-log = structlog.get_logger()
+log = get_logger()
 
 PASSED_ON = ("PATH", "HOME", "TMPDIR", "DOCKER_HOST", "DOCKER_CONFIG", "OSTREE_SYSROOT_DEBUG")
 OUTPUT_LIMIT_BYTES = 16 * 1024 * 1024  # `ostree ls -R` of a large rootfs prints about 8 MiB

@@ -12,16 +12,12 @@ import json
 import os
 import sqlite3
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
-
-import structlog
+from typing import TYPE_CHECKING, Any
 
 from agent.adapters import files
-from agent.core.bundle import TrustedDocuments
 from agent.core.errors import AgentError, StateError
 from agent.core.target import (
     COMMIT,
@@ -31,8 +27,12 @@ from agent.core.target import (
     target_from_custom,
     unknown_target,
 )
+from agent.log import get_logger
 
-log = structlog.get_logger()
+if TYPE_CHECKING:
+    from agent.core.bundle import TrustedDocuments
+
+log = get_logger()
 
 SCHEMA_VERSION = 25
 BUSY_TIMEOUT_S = 10.0  # aktualizr-lite writes for milliseconds; longer means that it hangs
@@ -152,7 +152,7 @@ class SotaDatabase:
         """
         with self.writing() as db:
             if _primary(db) is None:
-                row = (serial or str(uuid.uuid4()), hardware_id)
+                row = (serial or _new_serial(), hardware_id)
                 db.execute("INSERT INTO ecus VALUES(0, ?, ?, 1)", row)
                 log.info("device.registered", hardware_id=hardware_id)
 
@@ -210,12 +210,14 @@ class SotaTrust:
         self._database = database
         self._provisioned = provisioned
 
-    def documents(self) -> TrustedDocuments:
+    def documents(self) -> "TrustedDocuments":
         """Return what was verified before; provisioned roots when no root ever was.
 
         Raises:
             StateError: the database or a provisioned root cannot be read.
         """
+        from agent.core.bundle import TrustedDocuments  # noqa: PLC0415  not for an idle `run`
+
         with self._database.reading() as db:
             roots = tuple(
                 (int(version), _blob(meta))
@@ -230,7 +232,7 @@ class SotaTrust:
             )
         return TrustedDocuments(roots or self._provisioned(), timestamp, snapshot, targets)
 
-    def remember(self, documents: TrustedDocuments) -> None:
+    def remember(self, documents: "TrustedDocuments") -> None:
         """Replace what is trusted, all or nothing."""
         roles = ((SNAPSHOT, documents.snapshot), (TARGETS, documents.targets),
                  (TIMESTAMP, documents.timestamp))  # fmt: skip
@@ -438,6 +440,12 @@ def _document(db: sqlite3.Connection, meta_type: int) -> bytes | None:
 def _primary(db: sqlite3.Connection) -> tuple[str, str] | None:
     row = db.execute("SELECT serial, hardware_id FROM ecus ORDER BY is_primary DESC, id").fetchone()
     return row and (str(row[0]), str(row[1]))
+
+
+def _new_serial() -> str:
+    import uuid  # noqa: PLC0415  once in a device's life
+
+    return str(uuid.uuid4())
 
 
 def _registered(db: sqlite3.Connection) -> tuple[str, str]:

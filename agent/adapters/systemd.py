@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from agent.adapters import files, shell
 from agent.core.errors import RebootError, RebootInhibitedError, StateError
+from agent.log import get_logger
 
-log = structlog.get_logger()
+log = get_logger()
 
 SYSTEMD_RUNS = Path("/run/systemd/system")  # sd_booted(3)
 DEFAULT_REBOOT = "/sbin/reboot"

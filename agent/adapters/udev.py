@@ -14,12 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pyudev  # type: ignore[import-untyped]  # it ships none, and nobody else does
-import structlog
 
 from agent.core.feedback import printable
 from agent.core.stick import Action, BlockEvent
+from agent.log import get_logger
 
-log = structlog.get_logger()
+log = get_logger()
 
 TAG = "usb-update"
 # Room for some thousand events: a hub of sticks plugged in while the daemon copies.

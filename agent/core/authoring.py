@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.canonical import NotCanonicalJsonError, canonical_bytes, parse_strict
 from agent.core.errors import AgentError
 from agent.core.keys import PrivateKey, PublicKey, key_id, signature_from_base64

@@ -7,16 +7,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 
+from agent.core.bundletype import BundleType
 from agent.core.target import Target
-
-
-class BundleType(StrEnum):
-    """Type of a bundle's Targets, and of a device."""
-
-    CI = "ci"
-    PROD = "prod"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.errors import ConfigError
 from agent.core.windows import EXPECTED as WINDOW_EXPECTED
 from agent.core.windows import Window

@@ -28,7 +28,7 @@ from agent.core.authoring import (
     AuthoringError,
     IssuedVersions,
 )
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.keys import PrivateKey, key_id
 from agent.core.target import Target, target_from_json
 from agent.core.tuf import Role, Root

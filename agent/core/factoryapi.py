@@ -23,7 +23,7 @@ from agent.core.authoring import (
     AuthoringError,
     read_date,
 )
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.canonical import NotCanonicalJsonError, canonical_bytes, parse_strict
 from agent.core.target import Target, target_from_custom
 

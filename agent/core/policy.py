@@ -4,13 +4,18 @@ Every Target passes the same gates in the same order, and the gate that closed i
 the answer, so that ``plan`` can explain each one. Nothing here reads or changes a device.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
-from agent.core.bundle import Inventory, SealedImage
 from agent.core.outcome import InstallExit, Outcome
 from agent.core.target import AppRef, Target
+
+if TYPE_CHECKING:  # an idle `run` looks at none
+    from agent.core.bundle import Inventory, SealedImage
 
 OSTREE_FORMAT = "OSTREE"
 ALL_APPS = "*"

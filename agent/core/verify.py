@@ -13,14 +13,8 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from agent.core import pack, tuf
-from agent.core.bundle import (
-    BundleType,
-    RawBundle,
-    RawSeal,
-    SealedImage,
-    TrustedDocuments,
-    VerifiedBundle,
-)
+from agent.core.bundle import RawBundle, RawSeal, SealedImage, TrustedDocuments, VerifiedBundle
+from agent.core.bundletype import BundleType
 from agent.core.errors import (
     BundleError,
     BundleMetadataInvalidError,

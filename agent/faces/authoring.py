@@ -10,7 +10,7 @@ from typing import Any
 
 from agent import wiring
 from agent.core.authoring import write_date
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.errors import UsageError
 from agent.core.keys import ED25519, RSA
 from agent.core.outcome import CheckExit

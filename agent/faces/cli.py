@@ -16,8 +16,8 @@ from typing import NoReturn
 
 from agent.core.errors import AgentError
 from agent.core.outcome import CheckExit, ExitCode, InstallExit, RunExit
-from agent.faces import lean
 from agent.faces.text import exit_table
+from agent.log import get_logger
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 EXIT_FAILED = 1  # also for usage errors, where argparse would answer 2: the reference's number
@@ -74,7 +74,6 @@ def _main(
     argv: Sequence[str] | None,
     others: tuple[tuple[str, str, str], ...],
 ) -> int:
-    lean.put_off("asyncio")
     arguments = sys.argv[1:] if argv is None else list(argv)
     parser = _parser(prog, text, arguments, others)
     args = parser.parse_args(arguments)
@@ -131,9 +130,7 @@ def survive(walk: Callable[[], None]) -> None:
 
 def log_bug(error: Exception) -> None:
     """Leave the traceback in the log."""
-    import structlog  # noqa: PLC0415  only when something went wrong
-
-    structlog.get_logger().error("bug.met", exc_info=error)
+    get_logger().error("bug.met", exc_info=error)
 
 
 def _parser(

@@ -18,13 +18,13 @@ from agent.faces.text import outcome_json, outcome_text, target_json, target_tex
 from agent.services.attempt import attempt_check, attempt_install, attempt_run
 from agent.services.check import current, stand
 from agent.services.finish import keep_promise
-from agent.services.plan import BundleView, look
 from agent.services.station import Station, no_progress
 from agent.wiring import bundle_medium, bundles_in, configuration, opened_station
 from agent.wiring_command import opened_command
 
 if TYPE_CHECKING:
     from agent.services.logbook import Logbook
+    from agent.services.plan import BundleView
 
 Command = Callable[[argparse.Namespace], int]
 MakeLogbook = Callable[[], "Logbook"]
@@ -164,6 +164,8 @@ def _config_json(found: Configuration) -> str:
 
 
 def _plan(args: argparse.Namespace) -> int:
+    from agent.services.plan import look  # noqa: PLC0415  `run` looks at no bundle
+
     found = configuration(args.config)
     with opened_station(found, log_level=args.log_level) as station:
         standing, paths = stand(station), bundles_in(args.path)
@@ -176,7 +178,7 @@ def _plan(args: argparse.Namespace) -> int:
     return 0 if views else int(InstallExit.METADATA_NOT_FOUND)
 
 
-def _view_text(view: BundleView) -> str:
+def _view_text(view: "BundleView") -> str:
     if view.error is not None:
         return f"{view.origin}: refused ({int(view.error.exit)}): {view.error.message}"
     tag = f", tag {view.tag}" if view.tag else ""
@@ -195,7 +197,7 @@ def _decision_text(decision: Plan | Refusal | None) -> str:
     return f"nothing to install: {decision.message}" if decision else "nothing to install"
 
 
-def _view_json(view: BundleView) -> dict[str, object]:
+def _view_json(view: "BundleView") -> dict[str, object]:
     decision = view.decision
     return {
         "origin": view.origin,

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from agent import wiring
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.errors import UsageError
 from agent.core.factoryapi import DEFAULT_SERVER, Branch
 from agent.services.author import BundleInfo

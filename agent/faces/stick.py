@@ -9,7 +9,7 @@ from pathlib import Path
 
 from agent.core import stickplan
 from agent.core.authoring import write_date
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.config import Settings
 from agent.core.errors import UsageError
 from agent.core.finding import Level, worst

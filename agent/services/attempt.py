@@ -6,18 +6,17 @@ an `AgentError` is a bug and passes through.
 
 from collections.abc import Callable
 
-import structlog
-
 from agent.core.errors import AgentError
 from agent.core.outcome import CheckExit, ExitCode, InstallExit, Outcome, RunExit
 from agent.core.policy import Plan, Refusal
+from agent.log import get_logger
 from agent.ports import Medium
 from agent.services.check import check
 from agent.services.finish import finish
 from agent.services.install import install
 from agent.services.station import Station
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 def attempt_check(station: Station, medium: Medium, *, name: str = "") -> Outcome:
@@ -60,8 +59,7 @@ def attempt(command: str, exits: type[ExitCode], walk: Callable[[], Outcome]) ->
         outcome = walk()
     except AgentError as e:
         outcome = _failure(e, exits)
-    level = log.info if outcome.exit != 1 else log.error
-    level(
+    _level(outcome)(
         "attempt.finished",
         command=command,
         code=int(outcome.exit),
@@ -70,6 +68,13 @@ def attempt(command: str, exits: type[ExitCode], walk: Callable[[], Outcome]) ->
         message=outcome.message,
     )
     return outcome
+
+
+def _level(outcome: Outcome) -> Callable[..., None]:
+    """Return who tells of it: a boot with nothing to finish is no news."""
+    if outcome.exit is RunExit.NOTHING_PENDING:
+        return log.debug
+    return log.info if outcome.exit != 1 else log.error
 
 
 def _failure(error: AgentError, exits: type[ExitCode]) -> Outcome:

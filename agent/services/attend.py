@@ -11,8 +11,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import structlog
-
 from agent.core.errors import MetadataNotFoundError
 from agent.core.feedback import Progress, Stage, signal_from_stage
 from agent.core.outcome import CheckExit, InstallExit, Outcome, RunExit
@@ -21,6 +19,7 @@ from agent.core.promise import Phase, Promise
 from agent.core.record import MediumNames, Record, RecordKind
 from agent.core.stick import BlockEvent
 from agent.core.target import Target
+from agent.log import bound, get_logger
 from agent.ports import Letterbox, Medium, Mounts, Signals
 from agent.services.attempt import attempt, attempt_run
 from agent.services.check import check, closed_door, stand
@@ -30,7 +29,7 @@ from agent.services.logbook import Entry, Logbook
 from agent.services.plan import BundleView, choose_bundle, look
 from agent.services.station import Station
 
-log = structlog.get_logger()
+log = get_logger()
 
 HOLD = "usb-update.hold"  # on a stick: look, do not install. It can only narrow.
 
@@ -74,7 +73,7 @@ class House:
 def attend(house: House, event: BlockEvent) -> Outcome:
     """Walk with one stick and say what came of it; 100 asks the caller for a reboot."""
     house.signals.show(signal_from_stage(Stage.LOOKING, detail=event.label))
-    with structlog.contextvars.bound_contextvars(medium=event.fs_uuid or event.devnode):
+    with bound(medium=event.fs_uuid or event.devnode):
         outcome = attempt("attend", InstallExit, lambda: _visit(house, event))
         _deliver(house, event)
         house.logbook.reporter.announce(outcome)

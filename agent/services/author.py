@@ -14,8 +14,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from agent.core import authoring, keys
 from agent.core.authoring import (
     BUNDLE_FILE,
@@ -30,7 +28,8 @@ from agent.core.authoring import (
     NewTarget,
     OnlineKeys,
 )
-from agent.core.bundle import BundleType, TrustedDocuments
+from agent.core.bundle import TrustedDocuments
+from agent.core.bundletype import BundleType
 from agent.core.canonical import canonical_bytes
 from agent.core.errors import BundleError
 from agent.core.keys import ED25519, PrivateKey, key_id
@@ -39,12 +38,13 @@ from agent.core.policy import DeviceFacts, Refusal, select_target
 from agent.core.target import Target, target_from_json, unknown_target
 from agent.core.tuf import Role, Root
 from agent.core.verify import BundleSigners, bundle_signers, verify_bundle, verify_roots
+from agent.log import get_logger
 from agent.ports import Progress
 from agent.services.desk import BundleFiles, Desk, NewApp
 from agent.services.sources import NO_GIT, GitSpec, Sources, find_sources
 from agent.services.together import together
 
-log = structlog.get_logger()
+log = get_logger()
 
 DEFAULT_PREFIX = "hub.local/factory"
 DEFAULT_DAYS = 30

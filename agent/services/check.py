@@ -4,12 +4,11 @@ In: a `Station` and a `Medium`. Out: a `Plan` or a `Refusal`. What was verified 
 remembered even when nothing gets installed; nothing else on the device changes.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
-from datetime import datetime
+from typing import TYPE_CHECKING
 
-import structlog
-
-from agent.core.bundle import BundleType, Inventory, VerifiedBundle
 from agent.core.errors import AgentError
 from agent.core.finalize import RunFacts, RunStep, decide
 from agent.core.outcome import InstallExit
@@ -24,10 +23,17 @@ from agent.core.policy import (
     wanted_apps,
 )
 from agent.core.target import Target
-from agent.ports import Medium
+from agent.log import get_logger
 from agent.services.station import Station
 
-log = structlog.get_logger()
+if TYPE_CHECKING:  # an idle `run` looks at none
+    from datetime import datetime
+
+    from agent.core.bundle import Inventory, VerifiedBundle
+    from agent.core.bundletype import BundleType
+    from agent.ports import Medium
+
+log = get_logger()
 
 ENTER = (RunStep.NOTHING, RunStep.FORGET)
 

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
 
-import structlog
-
 from agent.core.feedback import Stage, signal_from_stage
 from agent.core.stick import BlockEvent
+from agent.log import get_logger
 from agent.ports import Confirmations, Signals, Wakeups
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Ladder(StrEnum):

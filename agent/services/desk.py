@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from agent.core.appfiles import AppSource
 from agent.core.authoring import ChainKeys, IssuedVersions, OnlineKeys
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.difference import Contents
 from agent.core.keys import PrivateKey
 from agent.core.target import AppRef, Target

@@ -13,21 +13,20 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-import structlog
-
 from agent.core import authoring, factory
 from agent.core.authoring import AuthoringError
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.factory import CI_FILE, Books, Wave
 from agent.core.keys import ED25519, PrivateKey, key_id
 from agent.core.target import AppRef, Target, target_from_json
 from agent.core.tuf import Role, Root
 from agent.core.verify import verify_roots
+from agent.log import get_logger
 from agent.services import author
 from agent.services.author import DEFAULT_DAYS, DEFAULT_ROOT_DAYS, BundleInfo, BundleSpec
 from agent.services.desk import Desk, NewApp
 
-log = structlog.get_logger()
+log = get_logger()
 
 KEYS = "keys"
 REPO = "ostree_repo"

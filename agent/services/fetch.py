@@ -17,8 +17,6 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
-import structlog
-
 from agent.core import authoring
 from agent.core.authoring import BUNDLE_FILE, FIRST_BRANCH_VERSION, AuthoringError
 from agent.core.bundle import RawBundle, TrustedDocuments, VerifiedBundle
@@ -26,11 +24,12 @@ from agent.core.factoryapi import Branch
 from agent.core.policy import carried
 from agent.core.target import AppRef, Target
 from agent.core.verify import ROTATIONS_LIMIT, bundle_signers, verify_bundle, verify_roots
+from agent.log import get_logger
 from agent.ports import Progress
 from agent.services.author import DEFAULT_DAYS, BundleInfo, show_bundle
 from agent.services.desk import BundleFiles, Desk, NewApp
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class FactorySource(Protocol):

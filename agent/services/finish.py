@@ -8,19 +8,18 @@ where to go on.
 from collections.abc import Callable
 from dataclasses import replace
 
-import structlog
-
 from agent.core.errors import AppStartError
 from agent.core.finalize import RunFacts, RunStep, decide, pending_target
 from agent.core.outcome import Outcome, RunExit
 from agent.core.policy import required_apps, wanted_apps
 from agent.core.promise import Phase, Promise, PromiseKind
 from agent.core.target import UNKNOWN_NAME, Target
+from agent.log import get_logger
 from agent.services.check import current, device_facts, run_facts
 from agent.services.install import flag_newer_firmware, stage_commit
 from agent.services.station import Station
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 def finish(station: Station) -> Outcome:

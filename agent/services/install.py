@@ -7,18 +7,17 @@ written before each part that is not, so ``run`` understands whatever a cut leav
 
 from dataclasses import replace
 
-import structlog
-
 from agent.core.errors import AgentError, BootFirmwareError
 from agent.core.outcome import InstallExit, Outcome
 from agent.core.policy import Plan
 from agent.core.promise import Phase, Promise
 from agent.core.target import Target
+from agent.log import get_logger
 from agent.ports import Content, Medium
 from agent.services.check import current
 from agent.services.station import Station
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 def install(

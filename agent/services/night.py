@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-import structlog
-
 from agent.core.errors import RebootError
 from agent.core.feedback import Stage, signal_from_stage
 from agent.core.outcome import InstallExit, Outcome, RunExit
 from agent.core.windows import Window, is_open, next_open
+from agent.log import get_logger
 from agent.ports import Power, Signals
 
-log = structlog.get_logger()
+log = get_logger()
 
 RETRY_S = 60.0  # a program that asked the device to stay up gets a minute, again and again
 LOOK_AGAIN_S = 3600.0  # the wall clock may be set while we wait for a window

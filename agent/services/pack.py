@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import structlog
-
 from agent.core import authoring, pack
 from agent.core.authoring import BUNDLE_FILE, AuthoringError
 from agent.core.keys import PrivateKey, key_id
@@ -22,11 +20,12 @@ from agent.core.pack import Header, SealFacts
 from agent.core.tuf import Role, Root
 from agent.core.verify import bundle_signers
 from agent.core.verity import Tree
+from agent.log import get_logger
 from agent.services import author
 from agent.services.author import BundleInfo
 from agent.services.desk import Desk
 
-log = structlog.get_logger()
+log = get_logger()
 
 Head = Callable[[int, Tree], bytes]
 """Given the image's size in bytes and its tree, returns what stands before it."""

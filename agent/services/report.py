@@ -8,14 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-import structlog
-
 from agent.core.feedback import Stage, signal_from_outcome, signal_from_stage
 from agent.core.outcome import Outcome
 from agent.core.record import Circumstances, Delivery, Posted, Record, make_record
+from agent.log import get_logger
 from agent.ports import Letterbox, Results, Signals
 
-log = structlog.get_logger()
+log = get_logger()
 
 # Trying the next record on the same stick would meet the same.
 HOPELESS = (Posted.READ_ONLY, Posted.FULL, Posted.GONE)

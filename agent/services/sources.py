@@ -10,15 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from agent.core.appfiles import COMPOSE_NAME, AppSource
 from agent.core.authoring import AuthoringError
 from agent.core.factoryconfig import ALL_APPS, CONFIG_NAME, FetchApps, fetch_apps
 from agent.core.factoryimages import FactoryImages, build_tag
+from agent.log import get_logger
 from agent.services.desk import Desk, Revision
 
-log = structlog.get_logger()
+log = get_logger()
 
 CONFIG_LIMIT_BYTES = 256 * 1024  # the largest known has 4 kB
 BRANCH = "refs/heads/"

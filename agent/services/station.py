@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.ports import (
     Apps,
     BootEnv,

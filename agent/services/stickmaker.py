@@ -15,18 +15,17 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
-import structlog
-
 from agent.core import stickplan
 from agent.core.authoring import ROOT_FILE, AuthoringError
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.stickplan import Disk, Room, StickFile, Tree
+from agent.log import get_logger
 from agent.ports import Progress
 from agent.services import author
 from agent.services.author import BundleInfo, DeviceGuess, Verdict
 from agent.services.desk import Desk
 
-log = structlog.get_logger()
+log = get_logger()
 
 SOON = timedelta(days=14)  # a stick travels by post, and waits in a drawer
 

@@ -9,12 +9,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import structlog
-
 from agent.core.stick import Action, BlockEvent
+from agent.log import get_logger
 from agent.ports import Devices, Mounts, Services, Wakeups
 
-log = structlog.get_logger()
+log = get_logger()
 
 MOUNT_RECHECK_S = 1.0  # beside POLLPRI, which some older kernels lose
 CONTENT_WAIT_S = 3.0  # udev may tell of a medium before blkid could read it, and again after

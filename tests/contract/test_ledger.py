@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.adapters.ledger import FileLedger
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.errors import StateError
 from agent.core.policy import quarantine_key
 from agent.core.promise import Phase, Promise, PromiseKind

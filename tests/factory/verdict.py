@@ -2,7 +2,8 @@
 
 from datetime import datetime
 
-from agent.core.bundle import BundleType, TrustedDocuments, VerifiedBundle
+from agent.core.bundle import TrustedDocuments, VerifiedBundle
+from agent.core.bundletype import BundleType
 from agent.core.verify import verify_bundle
 from tests.factory.metadata import NOW, SignedBundle
 

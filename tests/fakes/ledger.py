@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.policy import quarantine_key
 from agent.core.promise import Promise
 from agent.core.target import Target

@@ -12,7 +12,7 @@ import pytest
 from agent.adapters import files, keyfiles
 from agent.adapters.authoring.destination import BundleDirectory
 from agent.core.authoring import AuthoringError
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.keys import RSA, generate_ed25519
 from agent.services import author
 from tests.authoring_desk import Workshop, files_below, workshop

@@ -18,7 +18,7 @@ from agent.adapters.authoring.factoryserver import ServerAddress, open_server
 from agent.adapters.authoring.transport import Patience, Transport
 from agent.core import authoring
 from agent.core.authoring import AuthoringError
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.errors import AgentError, BundleError
 from agent.core.factoryapi import Branch
 from agent.core.target import AppRef

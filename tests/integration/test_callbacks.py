@@ -15,7 +15,7 @@ from agent.adapters.callbacks import CurrentTargetFile, ProgramCallbacks
 from agent.adapters.clock import SystemClock
 from agent.adapters.devicecert import device_type
 from agent.adapters.provisioned import ROOT_LIMIT_BYTES, provisioned_roots
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.errors import StateError
 from agent.core.target import target_from_custom
 

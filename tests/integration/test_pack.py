@@ -14,7 +14,8 @@ import pytest
 from agent.adapters import packfile
 from agent.core import pack as format_
 from agent.core.authoring import AuthoringError
-from agent.core.bundle import BundleType, RawBundle, TrustedDocuments
+from agent.core.bundle import RawBundle, TrustedDocuments
+from agent.core.bundletype import BundleType
 from agent.core.errors import (
     AgentError,
     BundleError,

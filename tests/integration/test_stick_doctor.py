@@ -12,7 +12,7 @@ import pytest
 
 from agent.adapters.authoring import stickprobe
 from agent.core.authoring import AuthoringError
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.finding import Finding, Level
 from agent.faces.cli import usb_update
 from agent.services import stickdoctor

@@ -14,7 +14,7 @@ import pytest
 from agent.adapters.authoring import stickfiles
 from agent.adapters.medium import find_bundles
 from agent.core.authoring import AuthoringError
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.stickplan import Disk, Part
 from agent.faces.cli import usb_update
 from agent.services import stickmaker

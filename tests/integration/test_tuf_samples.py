@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.core.bundle import BundleType, RawBundle, TrustedDocuments, VerifiedBundle
+from agent.core.bundle import RawBundle, TrustedDocuments, VerifiedBundle
+from agent.core.bundletype import BundleType
 from agent.core.errors import (
     BundleTypeError,
     MetadataExpiredError,

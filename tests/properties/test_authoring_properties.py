@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent.core import authoring, factory
 from agent.core.authoring import AuthoringError, IssuedVersions
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.factory import CI_FILE
 from agent.core.keys import key_id
 from agent.core.tuf import Role

@@ -12,11 +12,13 @@ MODULES = sorted(AGENT.rglob("*.py"))
 
 MAY_IMPORT = {
     "core": {"core"},
+    "log": set(),
+    "lean": set(),
     "ports": {"core"},
-    "adapters": {"core", "ports", "adapters"},
-    "services": {"core", "ports", "services"},
-    "wiring": {"core", "ports", "adapters", "services", "wiring"},
-    "faces": {"core", "services", "wiring", "faces"},
+    "adapters": {"core", "ports", "adapters", "log"},
+    "services": {"core", "ports", "services", "log"},
+    "wiring": {"core", "ports", "adapters", "services", "wiring", "log"},
+    "faces": {"core", "services", "wiring", "faces", "log"},
 }
 SHARED_TOOLS = {
     "shell",

@@ -9,8 +9,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import structlog
-
 from agent.adapters.apps import archive
 from agent.adapters.apps.images import Container, Engine, wait_healthy
 from agent.adapters.apps.manifest import Image, Service, architecture
@@ -18,9 +16,10 @@ from agent.adapters.apps.project import Compose, Projects, Record, Records
 from agent.adapters.apps.store import AppStore, Content
 from agent.core.errors import AgentError, AppError, AppStartError, StoreError
 from agent.core.target import AppRef
+from agent.log import get_logger
 from agent.ports import Progress
 
-log = structlog.get_logger()
+log = get_logger()
 
 RECORDS = ".usb-update"
 ENGINE_WAIT_S = 30.0  # docker.service is "started" some seconds before a slow device answers

@@ -20,16 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from agent.adapters.apps.manifest import Image
 from agent.adapters.files import open_regular
 from agent.core.errors import AppError, AppStartError
+from agent.log import get_logger
 
 if TYPE_CHECKING:
     from docker import APIClient
 
-log = structlog.get_logger()
+log = get_logger()
 
 CHUNK_BYTES = 1024 * 1024
 ENGINE_TIMEOUT_S = 60

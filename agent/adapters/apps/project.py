@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from agent.adapters import shell
 from agent.adapters.apps import archive
 from agent.adapters.apps.manifest import COMPOSE_LIMIT_BYTES, ImageRef, pinned
@@ -30,8 +28,9 @@ from agent.adapters.files import (
 )
 from agent.core.errors import AppError, AppStartError, ComposeInvalidError
 from agent.core.target import APP_NAME, APP_URI, AppRef
+from agent.log import get_logger
 
-log = structlog.get_logger()
+log = get_logger()
 
 UP_TIMEOUT_S = 900.0  # aktualizr-lite's deadline for the same command
 DOWN_TIMEOUT_S = 900.0

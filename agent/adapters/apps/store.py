@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-import structlog
-
 from agent.adapters.apps import archive
 from agent.adapters.apps.durably import Durably
 from agent.adapters.apps.manifest import (
@@ -54,9 +52,10 @@ from agent.adapters.files import (
 )
 from agent.core.errors import AgentError, NoSpaceError, PullError, StoreError
 from agent.core.target import APP_URI, AppRef
+from agent.log import get_logger
 from agent.ports import Progress
 
-log = structlog.get_logger()
+log = get_logger()
 
 CHUNK_BYTES = 1024 * 1024
 URI_LIMIT_BYTES = 1024

@@ -18,12 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from agent.adapters import files, shell
 from agent.core.authoring import AuthoringError
+from agent.log import get_logger
 
-log = structlog.get_logger()
+log = get_logger()
 
 CONFIG_LIMIT_BYTES = 1024 * 1024
 HELPER_S = 60.0  # a keyring may ask its owner for a password

@@ -18,18 +18,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from agent.adapters import files
 from agent.core import factory
 from agent.core.authoring import AuthoringError, IssuedVersions, OnlineKeys
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.factory import Books
+from agent.log import get_logger
 
 if TYPE_CHECKING:
     import pygit2
 
-log = structlog.get_logger()
+log = get_logger()
 
 LOCK_FILE = ".lock"
 LOCK_WAIT_S = 60.0  # an act takes a fraction of a second; ten people may wait in line

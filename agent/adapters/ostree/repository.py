@@ -9,16 +9,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from agent.adapters import files, shell
 from agent.adapters.ostree.keyfile import KeyFileError, read_config
 from agent.adapters.ostree.source import Source, open_source, private_repo
 from agent.adapters.ostree.watch import STEP, Deadlines, StandstillError, Watch
 from agent.core.errors import AgentError, NoSpaceError, PullError, StoreError
+from agent.log import get_logger
 from agent.ports import Progress
 
-log = structlog.get_logger()
+log = get_logger()
 
 RESERVED_PERCENT = 3  # libostree's core.min-free-space-percent when the config has none
 REQUIRED_EXTRA_BYTES = 40_960  # what the reference reports as missing beyond what there is

@@ -11,11 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from agent.adapters import shell
+from agent.log import get_logger
 
-log = structlog.get_logger()
+log = get_logger()
 
 TOOL_TIMEOUT_S = 60.0  # a worn stick answers its first reads late
 MAPPING = "usb-update-pack"

@@ -16,17 +16,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from agent.adapters import packfile, shell
 from agent.adapters.packs import MAPPER, MAPPING, Places, clear, run, tell
 from agent.core.bundle import Inventory, RawBundle, SealedImage
 from agent.core.errors import BundleError, PackInvalidError, PullError, StoreError
 from agent.core.target import Target
 from agent.core.verity import BLOCK_BYTES, tree_size
+from agent.log import get_logger
 from agent.ports import Progress
 
-log = structlog.get_logger()
+log = get_logger()
 
 SAFE = "ro,nosuid,nodev,noexec,noatime"
 NO_LINKS = "nosymfollow"  # Linux 5.10

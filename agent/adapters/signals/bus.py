@@ -5,11 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-import structlog
-
 from agent.core.feedback import Signal
+from agent.log import get_logger
 
-log = structlog.get_logger()
+log = get_logger()
 
 PROGRESS_INTERVAL_S = 0.5  # an eye needs no more, a flash memory deserves no more
 

@@ -7,11 +7,10 @@ import os
 import socket
 from dataclasses import dataclass
 
-import structlog
-
 from agent.core.feedback import Signal
+from agent.log import get_logger
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)

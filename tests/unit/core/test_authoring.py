@@ -19,7 +19,8 @@ from agent.core.authoring import (
     NewTarget,
     OnlineKeys,
 )
-from agent.core.bundle import BundleType, RawBundle, TrustedDocuments, VerifiedBundle
+from agent.core.bundle import RawBundle, TrustedDocuments, VerifiedBundle
+from agent.core.bundletype import BundleType
 from agent.core.canonical import parse_strict
 from agent.core.errors import BundleSignatureError, MetadataExpiredError
 from agent.core.keys import ed25519_from_seed, key_id

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.core.bundle import BundleType, Inventory, RawBundle, TrustedDocuments
+from agent.core.bundle import Inventory, RawBundle, TrustedDocuments
+from agent.core.bundletype import BundleType
 from tests.factory import bundle, verified
 
 AGENT = Path(__file__).parents[3] / "agent"

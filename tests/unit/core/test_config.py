@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.config import (
     KEYS,
     Configuration,

@@ -8,7 +8,7 @@ import pytest
 
 from agent.core import authoring, factory
 from agent.core.authoring import AuthoringError, ChainKeys, IssuedVersions, NewTarget
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.errors import BundleError
 from agent.core.factory import CI_FILE, Wave, WaveState
 from agent.core.keys import key_id

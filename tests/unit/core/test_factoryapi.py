@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent.core import factoryapi
 from agent.core.authoring import AuthoringError
-from agent.core.bundle import BundleType
+from agent.core.bundletype import BundleType
 from agent.core.factoryapi import Branch
 from agent.core.target import Target, target_from_custom
 

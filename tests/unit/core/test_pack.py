@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from agent.core import pack
-from agent.core.bundle import BundleType, Inventory
+from agent.core.bundle import Inventory
+from agent.core.bundletype import BundleType
 from agent.core.canonical import canonical_bytes
 from agent.core.errors import (
     AgentError,

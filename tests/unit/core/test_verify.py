@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from agent.core.bundle import BundleType, TrustedDocuments
+from agent.core.bundle import TrustedDocuments
+from agent.core.bundletype import BundleType
 from agent.core.errors import (
     AgentError,
     BundleMetadataInvalidError,
