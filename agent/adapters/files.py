@@ -84,6 +84,17 @@ def _read_to_end(fd: int, limit: int, path: Path) -> bytes:
     return bytes(data)
 
 
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of ``data``: one write(2) near a full disk may take a part of it and not say so.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Replace a file so that after a power cut it is the old one or the new one, whole.
 

@@ -23,6 +23,7 @@ MAY_IMPORT = {
 SHARED_TOOLS = {
     "shell",
     "files",
+    "durably",
     "journal",
     "packfile",
     "sticktree",

@@ -16,11 +16,11 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from io import FileIO
 from pathlib import Path
 
 from agent.adapters.apps import archive
-from agent.adapters.apps.durably import Durably
 from agent.adapters.apps.manifest import (
     COMPOSE_LIMIT_BYTES,
     CONFIG_LIMIT_BYTES,
@@ -42,12 +42,14 @@ from agent.adapters.apps.manifest import (
     layer_usage,
     media_type,
 )
+from agent.adapters.durably import Durably
 from agent.adapters.files import (
     NotRegularError,
     TooLargeError,
     open_regular,
     read_bounded,
     sync_directory,
+    write_all,
     write_atomic,
 )
 from agent.core.errors import AgentError, NoSpaceError, PullError, StoreError
@@ -375,9 +377,10 @@ class AppStore:
             progress(f"App {name}", done, total)
 
         what = f"a layer of App {name!r}"
-        with Durably(self._keep) as kept:
+        with Durably() as kept:
             for layer in absent:
-                kept.add(self._write(source, layer, what, told), layer, what)
+                file = self._write(source, layer, what, told)
+                kept.add(partial(self._keep, file, layer, what))
 
     def _usage(self, content: Content) -> dict[str, int]:
         """Return what each layer takes up in the engine, as far as the App says."""
@@ -401,7 +404,7 @@ class AppStore:
             for chunk in _chunks(path, blob, what):
                 digest.update(chunk)
                 size += len(chunk)
-                _write_all(file.fileno(), chunk)
+                write_all(file.fileno(), chunk)
                 told(len(chunk))
             if (digest.hexdigest(), size) != (blob.digest, blob.size):
                 raise _mismatch(blob, path, what)
@@ -556,12 +559,6 @@ def _writing(what: str) -> Iterator[None]:
                 hint="free space on the device",
             ) from e
         raise StoreError(f"{what} cannot be written: {e}") from e
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
 
 
 def _matches(path: Path, digest: str) -> bool:

@@ -8,12 +8,17 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from io import FileIO
 from pathlib import Path
+from typing import Self
 
 from agent.adapters import shell
 from agent.adapters.authoring import objects
+from agent.adapters.authoring.objects import stored_name
+from agent.adapters.durably import Durably
 from agent.core.authoring import AuthoringError
 from agent.core.target import COMMIT
 from agent.ports import Progress
@@ -26,7 +31,8 @@ OBJECT_OVERHEAD_BYTES = 4096  # one block for a small object; a bundle has many
 STEP = "OSTree commit"
 ARCHIVE_CONFIG = "[core]\nrepo_version=1\nmode=archive-z2\n"
 STAGING = "usb-update"
-BATCH_BYTES = 128 * 1024 * 1024  # what is done again at most after an interruption
+BATCH_BYTES = 32 * 1024 * 1024  # what is done again at most after an interruption
+GROUP_BYTES = 4 * 1024 * 1024  # what a thread is given at a time
 KINDS = ("file", "dirmeta", "dirtree", "commit")  # the order in which they are copied
 
 
@@ -90,20 +96,25 @@ class OstreeCommits:
     def _missing(self, commit: str, repo: Path) -> list[tuple[str, int]]:
         """Return the objects that ``repo`` lacks, with what each will take, files first."""
         try:
-            names = objects.reachable(self.repo, commit)
-            found = [n for n in names if not objects.object_path(repo, _stored(n)).exists()]
+            return self._measured(objects.reachable(self.repo, commit), repo)
         except AuthoringError as e:
             raise AuthoringError(
                 f"commit {commit} in '{self.repo}' is not whole: {e.message}",
                 hint=f"'ostree fsck --repo={self.repo}' tells what is missing",
             ) from e
-        in_order = sorted(found, key=lambda name: KINDS.index(name.partition(".")[2]))
-        return [(name, self._object_size(name) + OBJECT_OVERHEAD_BYTES) for name in in_order]
 
-    def _object_size(self, name: str) -> int:
-        for stored in (_stored(name), name):
-            with suppress(FileNotFoundError):
-                return objects.object_path(self.repo, stored).lstat().st_size
+    def _measured(self, names: Iterator[str], repo: Path) -> list[tuple[str, int]]:
+        with ExitStack() as stack:
+            theirs = stack.enter_context(objects.Objects(self.repo))
+            there = _objects_of(repo, stack)
+            found = [n for n in names if not there or there.size(stored_name(n)) is None]
+            in_order = sorted(found, key=lambda name: KINDS.index(name.partition(".")[2]))
+            return [(n, self._object_size(theirs, n) + OBJECT_OVERHEAD_BYTES) for n in in_order]
+
+    def _object_size(self, theirs: objects.Objects, name: str) -> int:
+        for stored in (stored_name(name), name):
+            if (size := theirs.size(stored)) is not None:
+                return size
         raise AuthoringError(
             f"'{self.repo}' lacks object {name}",
             hint=f"'ostree fsck --repo={self.repo}' tells what else is missing",
@@ -119,31 +130,30 @@ class OstreeCommits:
         """
         total, done = sum(size for _, size in missing), 0
         progress(STEP, 0, total)
-        staging = repo / "tmp" / STAGING
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            for batch in _batches(missing):
-                shutil.rmtree(staging, ignore_errors=True)
-                staging.mkdir(parents=True)
-                names = [name for name, _ in batch]
-                staged = pool.map(lambda name: self._stage(name, staging), names)
-                for (_, size), _ in zip(batch, staged, strict=True):
+        with ExitStack() as stack:
+            pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count() or 1))
+            staging = stack.enter_context(_Staging(repo))
+            stage = partial(self._stage, stack.enter_context(objects.Objects(self.repo)), staging)
+            kept = stack.enter_context(Durably(ahead=1))
+            for batch in _batches(missing, BATCH_BYTES):
+                for size in pool.map(stage, _batches(batch, GROUP_BYTES)):
                     done += size
                     progress(STEP, done, total)
-                _sync(staging)
-                for directory in {name[:2] for name in names}:
-                    (repo / "objects" / directory).mkdir(exist_ok=True)
-                for name in names:
-                    (staging / name).rename(objects.object_path(repo, _stored(name)))
-        shutil.rmtree(staging, ignore_errors=True)
+                kept.add(partial(staging.publish, [stored_name(name) for name, _ in batch]))
         _sync(repo)
 
-    def _stage(self, name: str, staging: Path) -> None:
-        source = objects.object_path(self.repo, _stored(name))
+    def _stage(
+        self, theirs: objects.Objects, staging: "_Staging", group: Sequence[tuple[str, int]]
+    ) -> int:
+        """Copy a few objects; return what they take."""
+        for name, _ in group:
+            self._stage_object(theirs, staging, name)
+        return sum(size for _, size in group)
+
+    def _stage_object(self, theirs: objects.Objects, staging: "_Staging", name: str) -> None:
+        stored = stored_name(name)
         try:
-            with (
-                source.open("rb", buffering=0) as old,
-                (staging / name).open("wb", buffering=0) as new,
-            ):
+            with theirs.open(stored) as old, staging.create(stored) as new:
                 objects.demand_intact(name, old, new)
         except (ValueError, FileNotFoundError) as e:
             raise AuthoringError(
@@ -163,23 +173,62 @@ class OstreeCommits:
         progress(STEP, total, total)
 
 
-def _stored(name: str) -> str:
-    """Return how an archive repository calls an object: its files are compressed."""
-    return f"{name}z" if name.endswith(".file") else name
+class _Staging:
+    """Where objects lie until they are durable: what has its name is whole.
+
+    Args:
+        repo: the archive repository they are for.
+    """
+
+    def __init__(self, repo: Path) -> None:
+        self._place = repo / "tmp" / STAGING
+        self._repo = repo
+        self._fd = -1
+
+    def __enter__(self) -> Self:
+        shutil.rmtree(self._place, ignore_errors=True)
+        self._place.mkdir(parents=True)
+        self._fd = os.open(self._place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+        shutil.rmtree(self._place, ignore_errors=True)
+
+    def create(self, name: str) -> FileIO:
+        """Make an empty file for an object."""
+        how = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        return FileIO(os.open(name, how, 0o644, dir_fd=self._fd), "wb")
+
+    def publish(self, names: Sequence[str]) -> None:
+        """Make files durable, and then give them their names."""
+        _sync(self._place)
+        with objects.Objects(self._repo) as ours:
+            ours.take(names, self._fd)
 
 
-def _batches(missing: Sequence[tuple[str, int]]) -> Iterator[list[tuple[str, int]]]:
-    """Divide objects into what is worth being made durable at once."""
+def _batches(
+    entries: Sequence[tuple[str, int]], limit_bytes: int
+) -> Iterator[list[tuple[str, int]]]:
+    """Divide objects into portions of about ``limit_bytes``."""
     batch: list[tuple[str, int]] = []
     size = 0
-    for entry in missing:
+    for entry in entries:
         batch.append(entry)
         size += entry[1]
-        if size >= BATCH_BYTES:
+        if size >= limit_bytes:
             yield batch
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def _objects_of(repo: Path, stack: ExitStack) -> objects.Objects | None:
+    """Open the objects of a repository that may not be there yet."""
+    try:
+        return stack.enter_context(objects.Objects(repo))
+    except FileNotFoundError:
+        return None
 
 
 def holds_commit(repo: Path, commit: str) -> bool:
@@ -197,22 +246,24 @@ def damaged_objects(repo: Path, commits: Sequence[str], progress: Progress) -> l
         except AuthoringError as e:
             problems.append(f"commit {commit}: {e.message}")
     found = [name for name in names if name.endswith(".file")]
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for done, problem in enumerate(pool.map(lambda name: _problem(repo, name), found), 1):
+    if not found:
+        return problems
+    with objects.Objects(repo) as theirs, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for done, problem in enumerate(pool.map(lambda name: _problem(theirs, name), found), 1):
             if problem:
                 problems.append(problem)
             progress("objects", done, len(found))
     return problems
 
 
-def _problem(repo: Path, name: str) -> str:
+def _problem(theirs: objects.Objects, name: str) -> str:
     try:
-        with objects.object_path(repo, _stored(name)).open("rb", buffering=0) as file:
+        with theirs.open(stored_name(name)) as file:
             objects.demand_intact(name, file)
     except FileNotFoundError:
-        return f"'{repo}' lacks object {name}"
+        return f"'{theirs.repo}' lacks object {name}"
     except (OSError, ValueError) as e:
-        return f"object {name} in '{repo}' is damaged: {e}"
+        return f"object {name} in '{theirs.repo}' is damaged: {e}"
     return ""
 
 

@@ -9,16 +9,19 @@ Source: ostree-core.h (object types and their variants); GVariant specification 
 """
 
 import hashlib
+import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from agent.adapters import files
 from agent.core.authoring import AuthoringError
 
-CHUNK_BYTES = 1024 * 1024
+CHUNK_BYTES = 256 * 1024
 TREE_LIMIT_BYTES = 64 * 1024 * 1024  # a directory of half a million names
 HEADER_LIMIT_BYTES = 512 * 1024  # owner, mode, link and extended attributes of one file
 CHECKSUM_BYTES = 32
@@ -41,9 +44,64 @@ class Tree:
     directories: tuple[tuple[str, str], ...]
 
 
+class Objects:
+    """The objects of a repository as they are stored, found from its directory held open.
+
+    A rootfs has tens of thousands: paths put together anew for each would take longer than
+    copying them. Names are ``<64 hex>.<kind>``, as `stored_name` says it.
+
+    Attributes:
+        repo: the repository.
+
+    Raises:
+        FileNotFoundError: there is no such repository.
+    """
+
+    def __init__(self, repo: Path) -> None:
+        self.repo = repo
+        self._fd = os.open(repo / "objects", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def size(self, name: str) -> int | None:
+        """Return the length of an object, None when it is not there."""
+        with suppress(FileNotFoundError):
+            return os.stat(_place(name), dir_fd=self._fd, follow_symlinks=False).st_size
+        return None
+
+    def open(self, name: str) -> FileIO:
+        """Open an object.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        return FileIO(os.open(_place(name), os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fd))
+
+    def take(self, names: Sequence[str], directory: int) -> None:
+        """Give files of an open directory their places; each is called as the object."""
+        for begin in {name[:2] for name in names}:
+            with suppress(FileExistsError):
+                os.mkdir(begin, dir_fd=self._fd)
+        for name in names:
+            os.rename(name, _place(name), src_dir_fd=directory, dst_dir_fd=self._fd)
+
+
+def stored_name(name: str) -> str:
+    """Return how an archive repository calls an object: its files are compressed."""
+    return f"{name}z" if name.endswith(".file") else name
+
+
+def _place(name: str) -> str:
+    return f"{name[:2]}/{name[2:]}"
+
+
 def object_path(repo: Path, name: str) -> Path:
     """Return where an object lies; ``name`` is ``<64 hex>.<kind>``."""
-    return repo / "objects" / name[:2] / name[2:]
+    return repo / "objects" / _place(name)
 
 
 def is_archive(repo: Path) -> bool:
@@ -115,7 +173,7 @@ def _plain_checksum(source: IO[bytes], copy: IO[bytes] | None) -> str:
     while chunk := source.read(CHUNK_BYTES):
         sha256.update(chunk)
         if copy:
-            copy.write(chunk)
+            files.write_all(copy.fileno(), chunk)
     return sha256.hexdigest()
 
 
@@ -135,7 +193,7 @@ def file_checksum(source: IO[bytes], copy: IO[bytes] | None = None) -> str:
     if not SIZE_FIELD + NUMBERS < size <= HEADER_LIMIT_BYTES or len(first) < content:
         raise ValueError("no file header")
     if copy:
-        copy.write(first)
+        files.write_all(copy.fileno(), first)
     header = _shifted(first[PREFIX_BYTES:content])
     sha256 = hashlib.sha256(len(header).to_bytes(4, "big") + bytes(4) + header)
     _inflate(first[content:], source, sha256, copy)
@@ -160,7 +218,7 @@ def _inflate(
         if not chunk:
             chunk = source.read(CHUNK_BYTES)
             if copy:
-                copy.write(chunk)
+                files.write_all(copy.fileno(), chunk)
     sha256.update(stream.flush())
     if not stream.eof:
         raise ValueError("the content is cut short")

@@ -20,6 +20,7 @@ from agent.adapters.authoring.composefile import COMPOSE_NAME, pin_compose, read
 from agent.adapters.authoring.images import Image, ImageSource, find_image
 from agent.adapters.authoring.meter import Crew, Meter, at_once
 from agent.adapters.authoring.packing import PackedFiles, index_descriptor, pack
+from agent.adapters.durably import Durably
 from agent.core.appfiles import AppSource
 from agent.core.authoring import (
     EMPTY_CONFIG,
@@ -183,9 +184,10 @@ class AppStore:
         blobs = self.missing(apps)
         meter = Meter(progress, "Apps", sum(blob.descriptor.size for blob in blobs))
         self._blobs.mkdir(parents=True, exist_ok=True)
-        for crew in dict.fromkeys(blob.crew for blob in blobs):
-            theirs = [blob for blob in blobs if blob.crew == crew]
-            at_once(partial(self._write_blob, meter=meter), theirs, meter, crew)
+        with Durably() as kept:
+            for crew in dict.fromkeys(blob.crew for blob in blobs):
+                theirs = [blob for blob in blobs if blob.crew == crew]
+                at_once(partial(self._write_blob, meter=meter, kept=kept), theirs, meter, crew)
         files.sync_directory(self._blobs)
         for app in apps:
             self._write_view(app)
@@ -194,7 +196,7 @@ class AppStore:
         file = self._blobs / blob.hex
         return file.is_file() and file.stat().st_size == blob.size
 
-    def _write_blob(self, blob: Blob, meter: Meter) -> None:
+    def _write_blob(self, blob: Blob, meter: Meter, kept: Durably) -> None:
         part = self._blobs / f".{blob.descriptor.hex}.part"
         sha256, size = hashlib.sha256(), 0
         with blob.open() as source, part.open("wb") as file:
@@ -203,8 +205,6 @@ class AppStore:
                 file.write(chunk)
                 size += len(chunk)
                 meter.add(len(chunk))
-            file.flush()
-            os.fsync(file.fileno())
         if (sha256.hexdigest(), size) != (blob.descriptor.hex, blob.descriptor.size):
             part.unlink()
             raise AuthoringError(
@@ -212,8 +212,7 @@ class AppStore:
                 f"{size} bytes with sha256 {sha256.hexdigest()}",
                 hint="save, push or copy the image again",
             )
-        part.chmod(MODE)
-        part.replace(self._blobs / blob.descriptor.hex)
+        kept.add(partial(_keep, part, self._blobs / blob.descriptor.hex))
 
     def _write_view(self, app: StorableApp) -> None:
         """Write what readers find an App by; ``uri`` last, since it says the App is there."""
@@ -223,16 +222,21 @@ class AppStore:
         files.write_atomic(view / "uri", app.ref.uri.encode(), mode=MODE)
 
 
+def _keep(part: Path, path: Path) -> None:
+    """Make a written file durable, and then give it its name."""
+    part.chmod(MODE)
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
 def copy_file(source: Path, destination: Path) -> None:
     """Copy a file so that it appears whole."""
     part = destination.with_name(f".{destination.name}.part")
     with source.open("rb") as old, part.open("wb") as new:
         while chunk := old.read(CHUNK_BYTES):
             new.write(chunk)
-        new.flush()
-        os.fsync(new.fileno())
-    part.chmod(MODE)
-    part.replace(destination)
+    _keep(part, destination)
 
 
 def _blobs(app: PlannedApp) -> Iterator[Blob]:
