@@ -5,6 +5,7 @@ import them when they are used, so opening a station stays cheap.
 """
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property
@@ -21,6 +22,7 @@ from agent.adapters.sotadb import SotaDatabase, SotaTrust, SotaVersions
 from agent.core.bundletype import BundleType
 from agent.core.config import Configuration, Settings, Storage
 from agent.core.errors import LockedError, StateError, UsageError
+from agent.core.target import Target
 from agent.log import get_logger
 from agent.ports import Apps, Medium, Progress
 from agent.services.station import DevicePolicy, Station, no_progress
@@ -119,8 +121,9 @@ def opened_station(
     Args:
         found: the configuration.
         progress: told how far copying has come.
-        log_level: 0 trace … 5 fatal; None takes ``[logger] loglevel``.
-        exclusive: whether to hold the lock every update agent takes; a mere look need not.
+        log_level: 0 trace … 5 fatal; None takes ``[logger] loglevel``, for a mere look warnings.
+        exclusive: whether to hold the lock every update agent takes; without it, it is a mere
+            look, as `looking_station` gives it.
         recorder: keeps the events, for a record.
 
     Raises:
@@ -128,14 +131,16 @@ def opened_station(
         StateError: the device's state cannot be opened.
     """
     settings = found.settings
-    journal.set_up(settings.logger.loglevel if log_level is None else log_level, recorder=recorder)
+    usual = settings.logger.loglevel if exclusive else DESK_LOG_LEVEL
+    journal.set_up(usual if log_level is None else log_level, recorder=recorder)
     for warning in found.warnings:
         log.warning("config.warned", message=warning)
     if exclusive:
         with locked_station(settings, progress) as station:
             yield station
     else:
-        yield make_station(settings, progress)
+        with looking_station(settings) as station:
+            yield station
 
 
 @contextmanager
@@ -160,13 +165,42 @@ def locked_station(settings: Settings, progress: Progress = no_progress) -> Iter
         yield make_station(settings, progress)
 
 
+@contextmanager
+def looking_station(settings: Settings) -> Iterator[Station]:
+    """Open the device on a copy of its database: who only looks leaves no trace.
+
+    Raises:
+        StateError: the device's state cannot be read.
+    """
+    with ExitStack() as stack:
+        try:
+            shadow = stack.enter_context(tempfile.TemporaryDirectory(prefix="usb-update-look-"))
+        except OSError as e:
+            raise StateError(f"no temporary directory can be made: {e}", hint="free space") from e
+        copy = Path(shadow, "sql.db")
+        SotaDatabase(Path(settings.storage.database)).copy_to(copy)
+        yield _station(settings, no_progress, SotaDatabase(copy), lambda _: None)
+
+
 def make_station(settings: Settings, progress: Progress = no_progress) -> Station:
     """Put every adapter in its place.
 
     Raises:
         StateError: the device's state cannot be opened.
     """
-    database = _database(settings)
+    current_target = CurrentTargetFile(Path(settings.storage.path, "current-target"))
+    return _station(settings, progress, _database(settings), current_target.write)
+
+
+def _station(
+    settings: Settings,
+    progress: Progress,
+    database: SotaDatabase,
+    on_current: Callable[[Target], None],
+) -> Station:
+    provision = settings.provision
+    hardware_id = provision.primary_ecu_hardware_id or os.uname().nodename
+    database.register(hardware_id, provision.primary_ecu_serial)
     ledger = FileLedger(Path(settings.storage.ledger))
     known_type = _device_type(settings, database)
     boots = _boots(settings)
@@ -174,7 +208,7 @@ def make_station(settings: Settings, progress: Progress = no_progress) -> Statio
     storage = Path(settings.storage.path)
     return Station(
         trust=SotaTrust(database, lambda: _roots(settings, known_type or ledger.bundle_type())),
-        versions=_versions(settings, database),
+        versions=_versions(settings, database, on_current),
         ledger=ledger,
         sysroot=sysroot,
         apps=cast("Apps", _WhenUsed(lambda: _apps(settings))),
@@ -292,16 +326,13 @@ def _database(settings: Settings) -> SotaDatabase:
             f"'{path.parent}' cannot be made: {e.strerror}",
             hint="run as root, or set [storage] path",
         ) from e
-    database = SotaDatabase(path)
-    provision = settings.provision
-    hardware_id = provision.primary_ecu_hardware_id or os.uname().nodename
-    database.register(hardware_id, provision.primary_ecu_serial)
-    return database
+    return SotaDatabase(path)
 
 
-def _versions(settings: Settings, database: SotaDatabase) -> SotaVersions:
-    current_target = CurrentTargetFile(Path(settings.storage.path, "current-target"))
-    versions = SotaVersions(database, on_current=current_target.write)
+def _versions(
+    settings: Settings, database: SotaDatabase, on_current: Callable[[Target], None]
+) -> SotaVersions:
+    versions = SotaVersions(database, on_current=on_current)
     versions.import_installed(Path(settings.import_.base_path, IMPORTED_VERSIONS))
     return versions
 

@@ -156,6 +156,16 @@ class SotaDatabase:
                 db.execute("INSERT INTO ecus VALUES(0, ?, ?, 1)", row)
                 log.info("device.registered", hardware_id=hardware_id)
 
+    def copy_to(self, copy: Path) -> None:
+        """Write the database's state to a new file; nothing when there is none.
+
+        Raises:
+            StateError: it is damaged, busy or of another schema.
+        """
+        if _exists(self.path):
+            with self.reading() as db, closing(sqlite3.connect(copy)) as written:
+                db.backup(written)
+
     def client_certificate(self) -> bytes | None:
         """Return the TLS client certificate an importing agent left here."""
         with self.reading() as db:

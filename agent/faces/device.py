@@ -167,7 +167,7 @@ def _plan(args: argparse.Namespace) -> int:
     from agent.services.plan import look  # noqa: PLC0415  `run` looks at no bundle
 
     found = configuration(args.config)
-    with opened_station(found, log_level=args.log_level) as station:
+    with opened_station(found, log_level=args.log_level, exclusive=False) as station:
         standing, paths = stand(station), bundles_in(args.path)
         media = [(str(path), bundle_medium(path, found.settings.storage)) for path in paths]
         views = [look(station, standing, origin, medium) for origin, medium in media]

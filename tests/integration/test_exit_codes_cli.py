@@ -648,3 +648,60 @@ class TestApps:
         assert before not in fleet_device.device.deployed()
 
         assert fleet_device.run().code == 120
+
+
+# --- a look changes nothing ------------------------------------------------------------
+
+LOOKS = ("current", "plan", "config", "history")
+
+
+def look(device: FieldDevice, command: str, bundle: Path) -> int:
+    return device.usb_update(command, *([bundle.parent] if command == "plan" else [])).code
+
+
+def everything(device: FieldDevice) -> dict[str, tuple[int, int, bytes]]:
+    """Inode, time of change and content of all that the device keeps."""
+    paths = [path for top in (device.storage, device.session) for path in (top, *top.rglob("*"))]
+    found = {str(path): (path, path.lstat()) for path in paths}
+    return {
+        name: (status.st_ino, status.st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for name, (path, status) in found.items()
+    }
+
+
+@pytest.mark.parametrize("command", LOOKS)
+def test_a_look_leaves_no_trace_on_a_device_that_was_never_updated(
+    device: FieldDevice, bundle: Path, command: str
+) -> None:
+    before = everything(device)
+
+    assert look(device, command, bundle) == 0
+    assert everything(device) == before
+
+
+@pytest.mark.parametrize("command", LOOKS)
+def test_a_look_leaves_no_trace_on_a_device_that_waits_for_its_reboot(
+    device: FieldDevice, bundle: Path, command: str
+) -> None:
+    assert device.install(bundle).code == 100
+    before = everything(device)
+
+    assert look(device, command, bundle) == 0
+    assert everything(device) == before
+
+
+def test_a_look_is_possible_while_another_agent_works(device: FieldDevice, bundle: Path) -> None:
+    with files.locked(device.lock):
+        assert device.usb_update("plan", bundle.parent).code == 0
+        assert device.usb_update("current").code == 0
+        assert device.run().code == 1
+
+
+def test_a_look_names_the_database_that_is_damaged(device: FieldDevice, bundle: Path) -> None:
+    device.check(bundle)
+    device.database.write_bytes(b"")
+
+    answer = device.usb_update("plan", bundle.parent)
+
+    assert answer.code == 1
+    assert f"'{device.database}' is empty" in answer.stderr
