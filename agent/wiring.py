@@ -5,6 +5,7 @@ import them when they are used, so opening a station stays cheap.
 """
 
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -77,19 +78,32 @@ def bundle_medium(path: Path, storage: Storage = Storage()) -> Medium:  # noqa: 
     Raises:
         UsageError: there is no such directory or file.
     """
-    if path.is_file():
-        from agent.adapters import packs  # noqa: PLC0415  as below
-        from agent.adapters.packs.medium import PackMedium  # noqa: PLC0415
-
-        return PackMedium(path.resolve(), packs.places(Path(storage.ledger)))
-    if not path.is_dir():
+    kind = files.kind(path)
+    if kind not in (stat.S_IFREG, stat.S_IFDIR):
         raise UsageError(
             f"'{path}' is neither a directory nor a file",
             hint="give the bundle's directory or its .usbu file",
         )
-    from agent.adapters.medium import DirectoryMedium  # noqa: PLC0415  `run` reads no bundle
+    return _medium(path.resolve(), storage, is_pack=kind == stat.S_IFREG)
 
-    return DirectoryMedium(path.resolve())
+
+def found_medium(path: Path, storage: Storage) -> Medium:
+    """Return a bundle that was found on a stick a moment ago.
+
+    What has gone since, or cannot be read, is told when it is read.
+    """
+    return _medium(path, storage, is_pack=files.kind(path) == stat.S_IFREG)
+
+
+def _medium(path: Path, storage: Storage, *, is_pack: bool) -> Medium:
+    # Only who reads a bundle pays for these; `run` reads none.
+    from agent.adapters import packs  # noqa: PLC0415
+    from agent.adapters.medium import DirectoryMedium  # noqa: PLC0415
+    from agent.adapters.packs.medium import PackMedium  # noqa: PLC0415
+
+    return (
+        PackMedium(path, packs.places(Path(storage.ledger))) if is_pack else DirectoryMedium(path)
+    )
 
 
 def bundles_in(path: Path) -> tuple[Path, ...]:
@@ -98,9 +112,10 @@ def bundles_in(path: Path) -> tuple[Path, ...]:
     Raises:
         UsageError: there is no such directory.
     """
-    if path.is_file():
+    kind = files.kind(path)
+    if kind == stat.S_IFREG:
         return (path.resolve(),)
-    if not path.is_dir():
+    if kind != stat.S_IFDIR:
         raise UsageError(f"'{path}' is not a directory", hint="give a mounted stick")
     from agent.adapters.medium import find_bundles  # noqa: PLC0415  `run` reads no bundle
 

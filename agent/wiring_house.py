@@ -51,7 +51,7 @@ def make_house(
         opened_station=alone,
         mounts=tools.mounts,
         find_bundles=find_bundles,
-        medium=lambda path: wiring.bundle_medium(path, settings.storage),
+        medium=lambda path: wiring.found_medium(path, settings.storage),
         is_there=os.path.lexists,
         letterbox=StickLetterbox,
         logbook=make_logbook(settings, tools.telling.bus, tools.recorder),

@@ -84,6 +84,16 @@ def _read_to_end(fd: int, limit: int, path: Path) -> bytes:
     return bytes(data)
 
 
+def kind(path: Path) -> int:
+    """Return what lies at the end of a path, as `stat.S_IFMT` says it; 0 when that cannot be said.
+
+    A stick that was pulled out answers EIO, where `Path.is_file` raises.
+    """
+    with suppress(OSError):
+        return stat.S_IFMT(path.stat().st_mode)
+    return 0
+
+
 def write_all(fd: int, data: bytes) -> None:
     """Write all of ``data``: one write(2) near a full disk may take a part of it and not say so.
 

@@ -7,6 +7,7 @@ typed, so that ``--help`` and an idle ``run`` stay light.
 
 import argparse
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from agent.faces.text import exit_table
 from agent.log import get_logger
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+PATH_SHOWN = 200  # characters
 EXIT_FAILED = 1  # also for usage errors, where argparse would answer 2: the reference's number
 
 COMMANDS: tuple[tuple[str, str, str], ...] = (
@@ -96,10 +98,18 @@ def _run(args: argparse.Namespace) -> int:
         return EXIT_FAILED
     except BrokenPipeError:
         return EXIT_FAILED
+    except OSError as e:
+        print(f"{_file(e)}: {e.strerror or e}", file=sys.stderr)
+        return EXIT_FAILED
     except Exception as e:
         log_bug(e)
         print(f"internal error: {type(e).__name__}: {e}; please report it", file=sys.stderr)
         return EXIT_FAILED
+
+
+def _file(error: OSError) -> str:
+    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    return f"'{name[:PATH_SHOWN]}' cannot be used" if name else "the system refused something"
 
 
 @contextmanager

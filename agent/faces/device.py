@@ -19,7 +19,13 @@ from agent.services.attempt import attempt_check, attempt_install, attempt_run
 from agent.services.check import current, stand
 from agent.services.finish import keep_promise
 from agent.services.station import Station, no_progress
-from agent.wiring import bundle_medium, bundles_in, configuration, opened_station
+from agent.wiring import (
+    bundle_medium,
+    bundles_in,
+    configuration,
+    found_medium,
+    opened_station,
+)
 from agent.wiring_command import opened_command
 
 if TYPE_CHECKING:
@@ -169,7 +175,7 @@ def _plan(args: argparse.Namespace) -> int:
     found = configuration(args.config)
     with opened_station(found, log_level=args.log_level, exclusive=False) as station:
         standing, paths = stand(station), bundles_in(args.path)
-        media = [(str(path), bundle_medium(path, found.settings.storage)) for path in paths]
+        media = [(str(path), found_medium(path, found.settings.storage)) for path in paths]
         views = [look(station, standing, origin, medium) for origin, medium in media]
     if args.json:
         print(json.dumps([_view_json(view) for view in views]))

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from agent import wiring
 from agent.adapters import files
+from agent.core.config import Storage
+from agent.core.errors import BundleError
 from tests.contract.test_bootenv import ProgramLoader
 from tests.docker_engine import Engine
 from tests.field import CANNOT_START, SLEEPS, Field, FieldDevice, no_engine
@@ -705,3 +708,37 @@ def test_a_look_names_the_database_that_is_damaged(device: FieldDevice, bundle: 
 
     assert answer.code == 1
     assert f"'{device.database}' is empty" in answer.stderr
+
+
+# --- paths that cannot be ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["check", "install"])
+def test_a_source_that_cannot_be_looked_at(device: FieldDevice, command: str) -> None:
+    answer = device.offline(command, "-s", "x" * 300)  # as long a name is an error to any look
+
+    assert answer.code == 1
+    assert "neither a directory nor a file" in answer.stdout
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_plan_of_what_cannot_be_looked_at(device: FieldDevice) -> None:
+    answer = device.usb_update("plan", "x" * 300)
+
+    assert answer.code == 1
+    assert "is not a directory" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_configuration_that_cannot_be_looked_at(device: FieldDevice) -> None:
+    answer = device.usb_update("config", "-c", "x" * 300)
+
+    assert answer.code == 1
+    assert "cannot be used: File name too long" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_bundle_that_went_away_is_told_when_it_is_read(tmp_path: Path) -> None:
+    for gone in (tmp_path / "gone", tmp_path / ("x" * 300)):
+        with pytest.raises(BundleError, match=r"there is no directory|cannot be read"):
+            wiring.found_medium(gone, Storage()).read()
