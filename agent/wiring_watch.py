@@ -106,7 +106,7 @@ class Daemon:
 
     def say_ready(self) -> None:
         """Tell that a stick may come, unless a reboot is more important."""
-        if not self.night.due:
+        if not self.night.restarts:
             self.tools.telling.bus.show(signal_from_stage(Stage.IDLE))
 
     def _take_up_reboot(self) -> None:
@@ -148,6 +148,7 @@ def opened_watch(
             services=tools.services,
             attend=lambda event: daemon.attend(event),  # noqa: PLW0108  it is made below
             on_idle=night.on_idle,
+            holds_back=lambda: night.holds_back,
             on_left=lambda: daemon.say_ready(),  # noqa: PLW0108  likewise
             mount_wait_s=ours.mount_wait_s,
         )

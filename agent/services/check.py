@@ -120,12 +120,19 @@ def closed_door(station: Station) -> Refusal | None:
     if step is RunStep.KEPT:
         # `run` finished it and was cut before it could say so; let it say so.
         log.info("promise.kept")
-    pending = station.versions.pending()
+    return _in_progress(step, station.versions.pending())
+
+
+def _in_progress(step: RunStep, pending: Target | None) -> Refusal:
+    waits = step is RunStep.AWAIT_REBOOT
+    what = f"{pending.name!r}" if pending else "an installation"
     return Refusal(
         InstallExit.INSTALLATION_IN_PROGRESS,
         "installation_in_progress",
-        f"{pending.name!r} waits to be finished" if pending else "an installation is unfinished",
-        "run 'aklite-offline run' (after a reboot, if install asked for one)",
+        f"{what} waits for a restart of the device" if waits else f"{what} waits to be finished",
+        "restart the device; then, without the service, run 'aklite-offline run'"
+        if waits
+        else "run 'aklite-offline run'",
         pending,
     )
 

@@ -2,8 +2,10 @@
 
 Asked for after the stick has its record, carried out when nobody waits. A reboot is asked
 for only when a deployment was newly staged, so a stick left in its port cannot cause two.
+Sticks that wait meanwhile are kept for the time after it, when each is looked at anew.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -38,7 +40,9 @@ class Night:
         policy, windows: from the configuration.
         now_local: the wall clock in the windows' time zone.
         power, signals: ports.
+        monotonic: seconds of a clock that cannot jump.
         due: whether a reboot is owed.
+        holds_back: whether nothing should be begun before the device has restarted.
     """
 
     policy: RebootPolicy
@@ -46,7 +50,21 @@ class Night:
     now_local: Callable[[], datetime]
     power: Power
     signals: Signals
+    monotonic: Callable[[], float] = time.monotonic
     due: bool = False
+    _put_off: bool = False
+    _asked_at: float | None = None
+
+    @property
+    def holds_back(self) -> bool:
+        """See the class. What asked the device to stay up does not keep sticks waiting."""
+        now = self.due and self.policy is RebootPolicy.NOW and not self._put_off
+        return now or self._leaves_in() > 0
+
+    @property
+    def restarts(self) -> bool:
+        """Whether a reboot is owed or under way."""
+        return self.due or self._leaves_in() > 0
 
     def hear(self, outcome: Outcome) -> None:
         """Take note of an outcome that needs a reboot."""
@@ -57,11 +75,12 @@ class Night:
     def owe(self, *, wanted: bool) -> None:
         """Owe a reboot, if one is wanted and this device may reboot by itself."""
         self.due = wanted and self.policy is not RebootPolicy.NEVER
+        self._put_off = False
 
     def on_idle(self) -> float | None:
         """Reboot if it is time; else return in how many seconds to ask again."""
         if not self.due:
-            return None
+            return self._leaves_in() or None
         if self.policy is RebootPolicy.WINDOW and not is_open(self.windows, self.now_local()):
             return self._wait_for_window()
         return self._reboot()
@@ -83,9 +102,17 @@ class Night:
             self.power.reboot()
         except RebootError as e:
             log.warning("reboot.put_off", message=e.message)
+            self._put_off = True
             return RETRY_S
         self.due = False
-        return None
+        self._asked_at = self.monotonic()
+        return RETRY_S
+
+    def _leaves_in(self) -> float:
+        """Return for how many seconds more a reboot that was asked for is believed to come."""
+        if self._asked_at is None:
+            return 0
+        return max(0.0, self._asked_at + RETRY_S - self.monotonic())
 
 
 def wants_reboot(outcome: Outcome) -> bool:

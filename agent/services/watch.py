@@ -83,6 +83,7 @@ class Watch:
         wakeups: where it sleeps; ``listen`` to ``devices`` with `hear`.
         devices, mounts, services: ports.
         attend: walks one stick; a failure of the stick is its own business.
+        holds_back: whether whoever waits must go on waiting: the device is about to restart.
         on_idle: called whenever nobody waits, for what else there is to do; returns in how
             many seconds it wants to be called again, None for only after the next event.
         on_left: called when nobody waits and the stick attended to last has left its port:
@@ -98,6 +99,7 @@ class Watch:
     attend: Attend
     on_idle: OnIdle
     on_left: Callable[[], None] = lambda: None
+    holds_back: Callable[[], bool] = lambda: False
     mount_wait_s: float = 10.0
     monotonic: Callable[[], float] = time.monotonic
     queue: StickQueue = field(default_factory=StickQueue)
@@ -112,7 +114,7 @@ class Watch:
     def run(self) -> None:
         """Attend to sticks until asked to stop."""
         while not self.wakeups.stopping():
-            stick = self.queue.take()
+            stick = None if self.holds_back() else self.queue.take()
             if stick is None:
                 self._sleep()
             else:
@@ -136,7 +138,8 @@ class Watch:
             self._attended = None
             self.on_left()
         again_s = self.on_idle()
-        if self.queue.empty and not self.wakeups.stopping():
+        nobody = self.queue.empty or self.holds_back()
+        if nobody and not self.wakeups.stopping():
             self.wakeups.wait(again_s)
 
     def _attend(self, stick: BlockEvent) -> None:

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 import pytest
 
 from agent.core.feedback import Signal, Stage
+from agent.core.outcome import InstallExit, Outcome
 from agent.core.stick import Action, BlockEvent
 from agent.services.consent import Asking, Consent, Ladder
+from agent.services.night import RETRY_S, Night, RebootPolicy
 from agent.services.watch import StickQueue, Watch
 from tests.fakes.devices import MemoryDevices, MemoryWakeups, stick
 from tests.fakes.mounts import MemoryMounts
-from tests.fakes.power import MemoryConfirmations, MemoryServices
+from tests.fakes.power import MemoryConfirmations, MemoryPower, MemoryServices
 
 
 @dataclass
@@ -26,6 +29,7 @@ class Port:
     during: Callable[[BlockEvent], None] = lambda _: None
     idle: Callable[[], float | None] = lambda: None
     left: Callable[[], None] = lambda: None
+    holds_back: Callable[[], bool] = lambda: False
 
     def daemon(self) -> Watch:
         daemon = Watch(
@@ -36,6 +40,7 @@ class Port:
             attend=self.attend,
             on_idle=self.idle,
             on_left=self.left,
+            holds_back=self.holds_back,
             monotonic=self.wakeups.monotonic,
         )
         self.wakeups.listeners.append(daemon.hear)
@@ -385,3 +390,82 @@ def test_a_bundle_does_not_shorten_a_countdown() -> None:
     person = Person(Ladder.COUNTDOWN)
 
     assert Consent.STICK_PULLED is person.asked(person.pull, by_bundle=True)
+
+
+# --- the device restarts between two sticks ----------------------------------------------
+
+
+class Nobody:
+    def show(self, signal: Signal) -> None:
+        pass
+
+
+def restless(port: Port, power: MemoryPower, policy: RebootPolicy = RebootPolicy.NOW) -> Night:
+    """Let the first stick bring an update that needs a reboot."""
+    night = Night(policy, (), datetime.now, power, Nobody(), monotonic=port.wakeups.monotonic)
+    port.idle = night.on_idle
+    port.holds_back = lambda: night.holds_back
+    port.during = lambda event: (
+        night.hear(Outcome(InstallExit.NEEDS_REBOOT)) if event.devnode == "/dev/sda1" else None
+    )
+    return night
+
+
+def two_sticks(port: Port) -> None:
+    port.devices.plug(stick("sda1"))
+    port.devices.plug(stick("sdb1"))
+
+
+def test_who_waits_while_the_device_restarts_is_left_for_the_next_life() -> None:
+    port, power = Port(), MemoryPower()
+    restless(port, power)
+
+    attended = port.live(lambda: two_sticks(port), port.wakeups.stop)
+
+    assert attended == ["/dev/sda1"]
+    assert power.reboots == 1
+
+
+def test_a_stick_that_comes_while_the_device_goes_down_is_left_alone() -> None:
+    port = Port()
+
+    class LatePower(MemoryPower):
+        def reboot(self) -> None:
+            super().reboot()
+            port.devices.plug(stick("sdb1"))
+
+    restless(port, LatePower())
+
+    attended = port.live(lambda: port.devices.plug(stick("sda1")), port.wakeups.stop)
+
+    assert attended == ["/dev/sda1"]
+
+
+def test_a_restart_that_does_not_come_does_not_keep_sticks_waiting() -> None:
+    port, power = Port(), MemoryPower()
+    restless(port, power)
+
+    attended = port.live(lambda: two_sticks(port))
+
+    assert attended == ["/dev/sda1", "/dev/sdb1"]
+    assert port.wakeups.slept == [None, RETRY_S, None]
+    assert power.reboots == 1
+
+
+def test_a_program_that_keeps_the_device_up_does_not_keep_sticks_waiting() -> None:
+    port, power = Port(), MemoryPower(inhibited=1)
+    restless(port, power)
+
+    attended = port.live(lambda: two_sticks(port), lambda: None, port.wakeups.stop)
+
+    assert attended == ["/dev/sda1", "/dev/sdb1"]
+    assert power.reboots == 1, "and the device restarts when nobody objects any more"
+
+
+@pytest.mark.parametrize("policy", [RebootPolicy.WINDOW, RebootPolicy.NEVER])
+def test_a_restart_that_is_not_due_now_keeps_nobody_waiting(policy: RebootPolicy) -> None:
+    port, power = Port(), MemoryPower()
+    restless(port, power, policy)
+
+    assert port.live(lambda: two_sticks(port)) == ["/dev/sda1", "/dev/sdb1"]
+    assert power.reboots == 0
