@@ -52,7 +52,11 @@ class Medium(Protocol):
         """
 
     def inventory(self, targets: Sequence[Target]) -> Inventory:
-        """Which of these Targets' commits and App URIs the medium claims to carry."""
+        """Which of these Targets' commits and App URIs the medium claims to carry.
+
+        Raises:
+            PullError: the medium cannot be read.
+        """
 
     def opened(
         self, image: SealedImage | None, progress: Progress

@@ -5,11 +5,12 @@ content, which only a digest will prove. Links are refused everywhere below the 
 own directory, and so is everything that is no regular file.
 """
 
+import errno
 import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from agent.core.errors import (
     BundleMetadataInvalidError,
     MetadataInvalidError,
     MetadataNotFoundError,
+    PullError,
 )
 from agent.core.target import Target
 from agent.core.verify import BUNDLE_FILE, limit_of
@@ -42,12 +44,12 @@ SKIPPED = frozenset(
 )
 BUNDLE_PARTS = frozenset({"tuf", "ostree_repo", "apps"})
 NOT_PLAIN = (
-    OSError,
     files.NotRegularError,
     files.TooLargeError,
     sticktree.NotPlainError,
     sticktree.TooMuchError,
 )
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,10 @@ class DirectoryMedium:
     def inventory(self, targets: Sequence[Target]) -> Inventory:
         """Which of these Targets' commits and App URIs the medium claims to carry.
 
-        What cannot be read is not there; the log says so.
+        What is not as it should be is not there; the log says so.
+
+        Raises:
+            PullError: the medium cannot be read, perhaps because it was pulled out.
         """
         commits = {target.commit for target in targets}
         uris = frozenset(app.uri for target in targets for app in target.apps)
@@ -110,7 +115,11 @@ class DirectoryMedium:
 
     def _has_commit(self, commit: str) -> bool:
         parts = (self.ostree_repo, "objects", commit[:2])
-        with suppress(*NOT_PLAIN), sticktree.open_directories(*parts) as fd:
+        with (
+            suppress(*NOT_PLAIN),
+            _reading(self.ostree_repo),
+            sticktree.open_directories(*parts) as fd,
+        ):
             found = os.stat(f"{commit[2:]}.commit", dir_fd=fd, follow_symlinks=False)
             return stat.S_ISREG(found.st_mode)
         return False
@@ -118,19 +127,39 @@ class DirectoryMedium:
     def _found(self, wanted: frozenset[str]) -> Iterator[str]:
         store = self.apps / "apps"
         try:
-            for path, text in _uri_files(self.apps):
-                if text in wanted:
-                    yield text
-                elif text.strip() in wanted:
-                    log.warning(
-                        "app_uri.ignored",
-                        path=str(path),
-                        hint="the uri file must hold the URI alone, without a newline at its end",
-                    )
-        except FileNotFoundError:
-            return  # a bundle without Apps
+            with _reading(store):  # where there is none, it is a bundle without Apps
+                yield from _carried(self.apps, wanted)
         except NOT_PLAIN as e:
             log.warning("app_store.unreadable", path=str(store), problem=str(e))
+
+
+@contextmanager
+def _reading(what: Path) -> Iterator[None]:
+    """Tell what is not there, which is no error, from what cannot be read.
+
+    Raises:
+        PullError: it cannot be read.
+    """
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in ABSENT:
+            raise PullError(
+                f"'{what}' cannot be read: {e.strerror}",
+                hint="leave the stick in until it may go; copy the bundle again if it persists",
+            ) from e
+
+
+def _carried(apps: Path, wanted: frozenset[str]) -> Iterator[str]:
+    for path, text in _uri_files(apps):
+        if text in wanted:
+            yield text
+        elif text.strip() in wanted:
+            log.warning(
+                "app_uri.ignored",
+                path=str(path),
+                hint="the uri file must hold the URI alone, without a newline at its end",
+            )
 
 
 def _metadata_names(tuf_fd: int, tuf: Path) -> list[str]:
@@ -182,8 +211,7 @@ def _uri_files(apps: Path) -> Iterator[tuple[Path, str]]:
     """Yield every ``apps/<name>/<digest>/uri`` of a store with its exact text.
 
     Raises:
-        FileNotFoundError: there is no store.
-        Any of `NOT_PLAIN`: the store cannot be read to its end.
+        OSError, or any of `NOT_PLAIN`: the store cannot be read to its end.
     """
     budget = sticktree.Budget(STORE_ENTRIES_LIMIT)
     with sticktree.open_directories(apps, "apps") as store_fd:
@@ -205,7 +233,7 @@ def _directories(fd: int, budget: sticktree.Budget, where: Path) -> Iterator[tup
 
 def _uri_text(digest_fd: int) -> str | None:
     path = Path(f"/proc/self/fd/{digest_fd}/uri")
-    with suppress(OSError, files.NotRegularError, files.TooLargeError):
+    with suppress(FileNotFoundError, files.NotRegularError, files.TooLargeError):
         return files.read_bounded(path, limit=URI_LIMIT_BYTES).decode("utf-8", "replace")
     return None
 

@@ -1,5 +1,6 @@
 """A hostile or careless stick meets `DirectoryMedium`."""
 
+import errno
 import os
 import socket
 import tempfile
@@ -15,6 +16,7 @@ from agent.core.errors import (
     BundleMetadataInvalidError,
     MetadataInvalidError,
     MetadataNotFoundError,
+    PullError,
 )
 from agent.core.verify import limit_of
 from tests.contract.medium_contract import COMMIT, TARGET, URI
@@ -217,6 +219,23 @@ def test_an_app_store_without_end_is_left_with_a_warning(stick, monkeypatch):
 
     assert found == frozenset()
     assert logs[0]["event"] == "app_store.unreadable"
+
+
+@pytest.mark.parametrize("missing", ["ostree_repo", "apps"])
+def test_content_on_a_stick_that_was_pulled_out_is_not_called_missing(stick, monkeypatch, missing):
+    """Attack: a stick that goes while it is looked at."""
+    store_with_shop(stick)
+    opened = medium_module.sticktree.open_directories
+
+    def pulled(first, *below):
+        if Path(first).name == missing:
+            raise OSError(errno.EIO, "Input/output error")
+        return opened(first, *below)
+
+    monkeypatch.setattr(medium_module.sticktree, "open_directories", pulled)
+
+    with pytest.raises(PullError, match="cannot be read: Input/output error"):
+        DirectoryMedium(stick).inventory([TARGET])
 
 
 def test_the_bundle_itself_may_be_reached_by_a_link(stick, tmp_path):
