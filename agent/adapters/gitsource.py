@@ -166,6 +166,10 @@ class GitRevision:
     branch: str
     tree: "_Tree"
 
+    def holds(self, name: str) -> bool:
+        """Whether something of that name lies directly in the tree."""
+        return any(entry.name == name for entry in self.tree.entries())
+
     def document(self, name: str, limit: int) -> object:
         """Return the values of a YAML file; None when there is none, or nothing in it.
 

@@ -16,6 +16,7 @@ Source: the factory definition of the user's document; spec "factory-config.yml"
 
 import re
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from agent.core.authoring import AuthoringError
 
 CONFIG_NAME = "factory-config.yml"
 FETCH, SHORTLIST = "FETCH_APPS", "FETCH_APPS_SHORTLIST"
+COMPOSE_FILES = "COMPOSE_FILES"
 SWITCH = {"1": True, "0": False}
 
 Table = Mapping[Any, Any]
@@ -97,7 +99,7 @@ def fetch_apps(document: object, branch: str) -> FetchApps:
     """
     containers = _table(document, "containers")
     offline = _table(containers, "offline")
-    params = _params(_table(containers, "ref_options"), branch)
+    params = _params(containers, branch, {FETCH, SHORTLIST}, "which Apps are carried")
     preloaded = _table(containers, "preloaded_images")
     return FetchApps(
         _enabled(params.get(FETCH), offline.get("enabled")),
@@ -105,13 +107,33 @@ def fetch_apps(document: object, branch: str) -> FetchApps:
     )
 
 
-def _params(options: Table, branch: str) -> Table:
+def compose_files(document: object, branch: str) -> tuple[str, ...]:
+    """Read which files of an App the factory's CI merges into its compose file.
+
+    Args:
+        document: values of ``factory-config.yml``.
+        branch: as `fetch_apps`.
+
+    Returns:
+        Their names in order; empty when the configuration says nothing: the usual one alone.
+
+    Raises:
+        AuthoringError: as `fetch_apps`.
+    """
+    containers = _table(document, "containers")
+    params = _params(containers, branch, {COMPOSE_FILES}, "which compose files are merged")
+    found = {**_table(containers, "params"), **params}
+    return _words(COMPOSE_FILES, found.get(COMPOSE_FILES), expected="file names in quotes")
+
+
+def _params(containers: Table, branch: str, wanted: AbstractSet[str], what: str) -> Table:
+    options = _table(containers, "ref_options")
     if branch:
         return _table(_table(options, branch), "params")
-    deciding = [ref for ref in options if _params(options, str(ref)).keys() & {FETCH, SHORTLIST}]
+    deciding = [ref for ref in options if _table(_table(options, ref), "params").keys() & wanted]
     if deciding:
         raise AuthoringError(
-            f"'{CONFIG_NAME}' decides by branch which Apps are carried "
+            f"'{CONFIG_NAME}' decides by branch {what} "
             f"({', '.join(str(ref) for ref in deciding)}), and no branch is named",
             hint="name a branch in --containers-git PATH@BRANCH, or give --branch",
         )
@@ -134,13 +156,15 @@ def _first_shortlist(*places: tuple[Table, str]) -> tuple[str, ...]:
     return next((_words(key, table[key]) for table, key in places if key in table), ())
 
 
-def _words(key: str, value: object) -> tuple[str, ...]:
+def _words(
+    key: str, value: object, expected: str = "Apps separated by commas, in quotes"
+) -> tuple[str, ...]:
     if value is not None and not isinstance(value, str):
-        raise _wrong(key, "Apps separated by commas, in quotes", value)
+        raise _wrong(key, expected, value)
     return tuple(word for word in re.split(r"[,\s]+", value or "") if word)
 
 
-def _table(value: object, key: str) -> Table:
+def _table(value: object, key: object) -> Table:
     """Return the mapping below ``key``, empty where there is none."""
     found = value.get(key) if isinstance(value, Mapping) else value
     if found is None:

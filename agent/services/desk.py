@@ -55,6 +55,9 @@ class Revision(Protocol):
     def branch(self) -> str:
         """The branch that named it, as ``refs/heads/<name>``; else empty."""
 
+    def holds(self, name: str) -> bool:
+        """Whether something of that name lies directly in it."""
+
     def apps(
         self, *, spell: Callable[[str], str], submodules: Mapping[str, Path]
     ) -> tuple[AppSource, ...]:

@@ -10,9 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.core.appfiles import COMPOSE_NAME, AppSource
+from agent.core.appfiles import COMPOSE_LIMIT_BYTES, COMPOSE_NAME, AppSource
 from agent.core.authoring import AuthoringError
-from agent.core.factoryconfig import ALL_APPS, CONFIG_NAME, FetchApps, fetch_apps
+from agent.core.factoryconfig import (
+    ALL_APPS,
+    COMPOSE_FILES,
+    CONFIG_NAME,
+    FetchApps,
+    compose_files,
+    fetch_apps,
+)
 from agent.core.factoryimages import FactoryImages, build_tag
 from agent.log import get_logger
 from agent.services.desk import Desk, Revision
@@ -21,6 +28,11 @@ log = get_logger()
 
 CONFIG_LIMIT_BYTES = 256 * 1024  # the largest known has 4 kB
 BRANCH = "refs/heads/"
+PRE_BUILD = "pre-build.conf"
+PRE_BUILD_HINT = (
+    "the factory's CI runs it before it builds; if it changes compose files or COMPOSE_FILES, run "
+    "it in a checkout and name the Apps with --app instead"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +89,8 @@ def find_sources(
     """
     if not spec.containers:
         _demand_containers(spec)
-        return Sources(tuple(directories), fetch=_fetch(desk, spec, ""))
+        fetch = fetch_apps(_asked(desk, spec), _full(spec.branch))
+        return Sources(tuple(directories), fetch=fetch)
     revision = desk.revision(spec.containers)
     images = FactoryImages(prefix, spec.image_tag or build_tag(version, revision.commit))
     found = revision.apps(spell=images.meant, submodules=_clones(spec.submodules))
@@ -88,8 +101,25 @@ def find_sources(
             hint="name the factory's containers.git; --no-apps makes a bundle without Apps",
         )
     log.info("apps.found", commit=revision.commit, apps=[app.name for app in found])
-    fetch = _fetch(desk, spec, revision.branch)
-    return Sources((*found, *directories), revision.commit, fetch)
+    if revision.holds(PRE_BUILD):
+        log.warning("pre_build.not_run", file=PRE_BUILD, hint=PRE_BUILD_HINT)
+    asked, branch = _asked(desk, spec), _full(spec.branch) or revision.branch
+    for app in found:
+        _demand_one_compose_file(app, compose_files(asked, branch))
+    return Sources((*found, *directories), revision.commit, fetch_apps(asked, branch))
+
+
+def _demand_one_compose_file(app: AppSource, names: Sequence[str]) -> None:
+    """Refuse what CI would merge with ``docker compose``: leaving a file out changes the App."""
+    there = [name for name in names if app.read(name, COMPOSE_LIMIT_BYTES) is not None]
+    if there and there != [COMPOSE_NAME]:
+        files = " ".join(f"-f {name}" for name in there)
+        raise AuthoringError(
+            f"{app.where} is to be merged from {', '.join(there)}, as {COMPOSE_FILES} in "
+            f"'{CONFIG_NAME}' has it; expected '{COMPOSE_NAME}' alone",
+            hint=f"in a copy of its directory: 'docker compose {files} config --no-interpolate "
+            f"-o {COMPOSE_NAME}'; commit that, or name the copy with --app in place of it",
+        )
 
 
 def _demand_containers(spec: GitSpec) -> None:
@@ -110,11 +140,9 @@ def _clones(texts: Sequence[str]) -> Mapping[str, Path]:
     return clones
 
 
-def _fetch(desk: Desk, spec: GitSpec, branch: str) -> FetchApps:
-    if not spec.factory_config:
-        return ALL_APPS
-    config = desk.revision(spec.factory_config)
-    return fetch_apps(_document(config, spec), _full(spec.branch) or branch)
+def _asked(desk: Desk, spec: GitSpec) -> object:
+    """Return the values of the factory's configuration; without one, none."""
+    return _document(desk.revision(spec.factory_config), spec) if spec.factory_config else {}
 
 
 def _full(branch: str) -> str:

@@ -97,6 +97,35 @@ class TestApps:
         assert shop.judge(deep=True).accepted
 
     @pytest.mark.usefixtures("containers")
+    def test_one_that_ci_merges_from_several_files_is_refused_with_the_command(
+        self, shop: Workshop
+    ) -> None:
+        merged = bare_repo(shop.path / "merged.git")
+        files = {"docker-compose.yml": COMPOSE, "docker-compose.override.yml": b"services: {}"}
+        add_commit(merged, {"db": {"docker-compose.yml": COMPOSE}, "web": files})
+        says = config(
+            shop,
+            "containers: {params: {COMPOSE_FILES: docker-compose.yml docker-compose.override.yml}}",
+        )
+
+        with pytest.raises(AuthoringError, match=r"App 'web' .* is to be merged from") as caught:
+            create(shop, containers=str(shop.path / "merged.git"), factory_config=says)
+
+        command = "docker compose -f docker-compose.yml -f docker-compose.override.yml config"
+        assert command in caught.value.hint
+        assert create(shop, factory_config=says), "Apps that have one of them are as they were"
+
+    def test_a_script_that_ci_runs_first_is_told(self, shop: Workshop) -> None:
+        repo = bare_repo(shop.path / "scripted.git")
+        add_commit(repo, {"web": {"docker-compose.yml": COMPOSE}, "pre-build.conf": b"TAG=1"})
+
+        with capture_logs() as events:
+            create(shop, containers=str(shop.path / "scripted.git"))
+
+        [told] = [event for event in events if event["event"] == "pre_build.not_run"]
+        assert "--app" in told["hint"]
+
+    @pytest.mark.usefixtures("containers")
     def test_directories_beside_them(self, shop: Workshop) -> None:
         more = shop.path / "more"
         more.mkdir()

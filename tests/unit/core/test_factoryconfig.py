@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from agent.core.authoring import AuthoringError
-from agent.core.factoryconfig import FetchApps, fetch_apps
+from agent.core.factoryconfig import FetchApps, compose_files, fetch_apps
 
 MAIN = "refs/heads/main"
 APPS = ("db", "shop", "web")
@@ -160,3 +160,24 @@ class TestCarried:
     def test_a_shortlist_without_fetching_is_not_asked(self) -> None:
         assert FetchApps(None, ("gone",)).carried(APPS) == APPS
         assert FetchApps(None, ("gone",)).unknown(APPS) == ()
+
+
+class TestComposeFiles:
+    def test_none_are_named(self) -> None:
+        assert compose_files(config(), MAIN) == ()
+        assert compose_files({}, "") == ()
+
+    def test_those_of_the_branch_come_before_those_of_all(self) -> None:
+        says = config(params={"COMPOSE_FILES": "a.yml  b.yml"})
+        says["containers"]["params"] = {"COMPOSE_FILES": "c.yml"}
+
+        assert compose_files(says, MAIN) == ("a.yml", "b.yml")
+        assert compose_files(says, "refs/heads/other") == ("c.yml",)
+
+    def test_a_branch_must_be_known_where_it_decides(self) -> None:
+        with pytest.raises(AuthoringError, match="which compose files are merged"):
+            compose_files(config(params={"COMPOSE_FILES": "a.yml"}), "")
+
+    def test_a_value_of_another_kind(self) -> None:
+        with pytest.raises(AuthoringError, match=r"COMPOSE_FILES .* not file names in quotes"):
+            compose_files(config(params={"COMPOSE_FILES": ["a.yml"]}), MAIN)
