@@ -43,6 +43,7 @@ def stick_desk(progress: Progress = no_progress) -> StickDesk:
         make_file_system=stickdisk.make_file_system,
         tree=stickfiles.read_tree,
         stick=lambda place, name: stickfiles.StickDirectory(place, name, mounted_type(place)),
+        pack=lambda place, name: stickfiles.StickPack(place, name, mounted_type(place)),
         find_bundles=find_bundles,
         deep_bundles=stickmend.deep_bundles,
         mend=stickmend.mend,

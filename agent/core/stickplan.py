@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.core.authoring import AuthoringError
+from agent.core.pack import SUFFIX
 
 STICK_DIRECTORY = "usb-update"  # where agents look besides the root of a stick
 FILE_SYSTEMS = ("vfat", "exfat", "ext4")
@@ -233,6 +234,20 @@ def demand_names(names: Sequence[str]) -> None:
         raise AuthoringError(
             f"two bundles would lie in '{STICK_DIRECTORY}/{clash[1]}'",
             hint="give them names: NAME=BUNDLE",
+        )
+
+
+def demand_suffix(name: str, *, is_pack: bool) -> None:
+    """Refuse a name under which devices would look for another kind of bundle.
+
+    Raises:
+        AuthoringError: it is a pack's and the bundle is a directory, or the other way round.
+    """
+    if name.lower().endswith(SUFFIX) is not is_pack:
+        wanted = f"a name that ends in '{SUFFIX}'" if is_pack else f"one without '{SUFFIX}'"
+        raise AuthoringError(
+            f"{name!r} does not do for a {'pack' if is_pack else 'directory'}; expected {wanted}",
+            hint="give another one as NAME=BUNDLE",
         )
 
 

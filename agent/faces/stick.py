@@ -68,7 +68,8 @@ def _add_make(verbs: "argparse._SubParsersAction[Parser]") -> None:
         "bundles",
         metavar="[NAME=]BUNDLE",
         nargs="*",
-        help=f"a bundle's directory; it goes to {STICK_DIRECTORY}/NAME, by default its own name",
+        help="a bundle's directory or .usbu file; it goes to "
+        f"{STICK_DIRECTORY}/NAME, by default its own name",
     )
     add("--format", choices=FILE_SYSTEMS, help="erase DEVICE and make this file system first")
     add("--yes", action="store_true", help="with --format: do it; without, show what would be lost")

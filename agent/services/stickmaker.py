@@ -97,7 +97,8 @@ class StickDesk:
         fs_type: of what is mounted there.
         make_file_system: device node, type, label.
         tree: what of a bundle goes onto a stick.
-        stick: a mounted stick, and a bundle's name on it.
+        stick: a mounted stick, and the name of a bundle's directory on it.
+        pack: likewise, of a bundle in one file.
         find_bundles: the bundles that a device finds.
         deep_bundles: those that lie anywhere.
         mend: does what is harmless to a bundle, and says what.
@@ -113,6 +114,7 @@ class StickDesk:
     make_file_system: Callable[[str, str, str], None]
     tree: Callable[[Path], Tree]
     stick: Callable[[Path, str], StickFiles]
+    pack: Callable[[Path, str], StickFiles]
     find_bundles: Callable[[Path], tuple[Path, ...]]
     deep_bundles: Callable[[Path], tuple[Path, ...]]
     mend: Callable[[Path], tuple[str, ...]]
@@ -224,10 +226,13 @@ def _demand_mountpoint(desk: StickDesk, place: Path) -> None:
 
 
 def _plan(desk: StickDesk, mountpoint: Path, name: str, path: Path, roots: Path | None) -> _Plan:
+    is_pack = not desk.is_directory(path)
+    if desk.is_there(path):
+        stickplan.demand_suffix(name, is_pack=is_pack)
     info = _demand_acceptable(desk.desk, path, roots)
     tree = desk.tree(path)
     stickplan.demand_portable(name, tree)
-    stick = desk.stick(mountpoint, name)
+    stick = (desk.pack if is_pack else desk.stick)(mountpoint, name)
     return _Plan(path, name, info, tree, stick, stickplan.missing(tree, stick.held()))
 
 

@@ -13,6 +13,7 @@ from agent.core.authoring import AuthoringError
 from agent.core.difference import Change, Update
 from agent.faces.cli import usb_update
 from agent.faces.difference import amount
+from agent.services import pack
 from agent.services.difference import BundleDifference, compare_bundles
 from tests.app_store import Image, busybox_layer, make_image, tar_of
 from tests.authoring_desk import Workshop, workshop
@@ -90,6 +91,14 @@ class TestRootfs:
 
         assert {name.replace("/", "") for name in pulled} == set(update.files.copied)
         assert update.files.size == sum(objects(device)[name] for name in pulled)
+
+    def test_packs_are_compared_as_their_directories_are(self, shop: Workshop) -> None:
+        old = bundle(shop, "a", version=1, ref=rootfs(shop, one=b"1", two=b"2"))
+        new = bundle(shop, "b", version=2, ref=rootfs(shop, one=b"1", two=b"II"))
+        packed = shop.path / "b.usbu"
+        pack.pack_bundle(shop.desk(), shop.packs(), new, packed, shop.keys)
+
+        assert only(diff(shop, old, packed)) == only(diff(shop, old, new))
 
     def test_one_commit_costs_nothing(self, shop: Workshop) -> None:
         commit = rootfs(shop, one=b"1")

@@ -151,6 +151,98 @@ class TestWriting:
         assert files_below(place / "usb-update") == files_below(back / "usb-update")
 
 
+class TestPacks:
+    """A bundle in one file: on the stick it is one file as well."""
+
+    @pytest.fixture
+    def packed(self, shop: Workshop) -> Path:
+        shop.pack("update-42.usbu")
+        return shop.path / "update-42.usbu"
+
+    def make(self, desk: StickDesk, place: Path, pack: Path, name: str = "") -> Written:
+        (written,) = stickmaker.make_stick(desk, place, [(name or pack.name, pack)])
+        return written
+
+    def test_it_is_on_the_stick_byte_for_byte_and_a_device_finds_it(
+        self, desk: StickDesk, place: Path, packed: Path
+    ) -> None:
+        written = self.make(desk, place, packed)
+
+        assert files_below(place / "usb-update") == {packed.name: packed.read_bytes()}
+        assert find_bundles(place) == (place / "usb-update" / packed.name,)
+        assert written.written_bytes == packed.stat().st_size
+        assert written.targets
+
+    def test_beside_a_directory(
+        self, desk: StickDesk, place: Path, packed: Path, bundle: Path
+    ) -> None:
+        stickmaker.make_stick(desk, place, [("one", bundle), ("two.usbu", packed)])
+
+        assert [path.name for path in find_bundles(place)] == ["one", "two.usbu"]
+
+    def test_what_is_there_is_read_and_not_written_again(
+        self, desk: StickDesk, place: Path, packed: Path
+    ) -> None:
+        self.make(desk, place, packed)
+
+        assert self.make(desk, place, packed).written_bytes == 0
+
+    def test_one_that_is_torn_is_written_anew(
+        self, desk: StickDesk, place: Path, packed: Path
+    ) -> None:
+        self.make(desk, place, packed)
+        there = place / "usb-update" / packed.name
+        there.write_bytes(bytes(there.stat().st_size))
+        self.make(desk, place, packed)
+
+        assert there.read_bytes() == packed.read_bytes()
+
+    def test_until_it_was_read_back_devices_see_none(
+        self, desk: StickDesk, place: Path, packed: Path
+    ) -> None:
+        def pulled() -> None:
+            raise PulledOutError
+
+        with pytest.raises(PulledOutError):
+            self.make(watched(desk, at("reading back", pulled)), place, packed)
+        assert find_bundles(place) == ()
+
+        self.make(desk, place, packed)
+        assert files_below(place / "usb-update") == {packed.name: packed.read_bytes()}
+
+    def test_a_stick_that_gives_back_other_bytes_is_found_out(
+        self, desk: StickDesk, stick: Stick, place: Path, packed: Path
+    ) -> None:
+        marker = packed.read_bytes()[-4096:]
+
+        def lie() -> None:
+            overwrite(stick.image, marker, bytes(len(marker)))
+
+        with pytest.raises(AuthoringError, match="gave back other bytes"):
+            self.make(watched(desk, at("reading back", lie)), place, packed)
+        assert find_bundles(place) == ()
+
+    def test_a_name_devices_would_not_look_at_is_refused(
+        self, desk: StickDesk, place: Path, packed: Path, bundle: Path
+    ) -> None:
+        with pytest.raises(AuthoringError, match=r"expected a name that ends in '\.usbu'"):
+            self.make(desk, place, packed, "update-42")
+        with pytest.raises(AuthoringError, match=r"expected one without '\.usbu'"):
+            stickmaker.make_stick(desk, place, [("one.usbu", bundle)])
+        assert files_below(place) == {}
+
+    def test_a_damaged_one_does_not_reach_the_stick(
+        self, desk: StickDesk, place: Path, packed: Path
+    ) -> None:
+        data = bytearray(packed.read_bytes())
+        data[len(data) // 2] ^= 1
+        packed.write_bytes(data)
+
+        with pytest.raises(AuthoringError, match="a device would refuse"):
+            self.make(desk, place, packed)
+        assert files_below(place) == {}
+
+
 class TestOnFat:
     """A real FAT, by the kernel or by FUSE; by FUSE, its disk and type are told by the test."""
 

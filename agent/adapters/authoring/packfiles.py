@@ -19,8 +19,10 @@ from typing import BinaryIO, NoReturn
 from agent.adapters import files, packfile, shell, sticktree
 from agent.adapters.authoring import examine
 from agent.adapters.authoring.commits import free_bytes
+from agent.adapters.authoring.contents import contents
 from agent.adapters.authoring.destination import FAT_FILE_LIMIT_BYTES, existing, is_fat
 from agent.core.authoring import AuthoringError
+from agent.core.difference import Contents
 from agent.core.errors import BundleError
 from agent.core.pack import Header
 from agent.core.target import Target
@@ -183,23 +185,25 @@ class PackedBundle:
         """See `services.desk.BundleFiles`; none was packed."""
         return ()
 
-    def contents(self, target: Target) -> NoReturn:
-        """Refuse: what a pack holds is not measured without unpacking it."""
-        raise AuthoringError(
-            f"what '{self.path}' holds of {target.name!r} is not measured: it is a pack",
-            hint="unpack it with 'bundle unpack', and compare the directories",
-        )
+    def contents(self, target: Target) -> Contents:
+        """See `services.desk.BundleFiles`. Unpacks the whole image to read it."""
+        with self._unpacked(lambda *_: None) as place:
+            return contents(place, target)
 
     def damaged(self, targets: Sequence[Target], progress: Progress) -> tuple[str, ...]:
         """See `services.desk.BundleFiles`. Unpacks the whole image to read it."""
+        try:
+            with self._unpacked(progress) as place:
+                return examine.damaged(place, targets, progress)
+        except BundleError as e:
+            return (e.message,)
+
+    @contextmanager
+    def _unpacked(self, progress: Progress) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="usb-update-") as scratch:
             place = Path(scratch, "bundle")
-            try:
-                header = packfile.read_header(self.path)
-                PackDirectory(progress).unpack(self.path, header, place)
-            except BundleError as e:
-                return (e.message,)
-            return examine.damaged(place, targets, progress)
+            PackDirectory(progress).unpack(self.path, packfile.read_header(self.path), place)
+            yield place
 
 
 def _demand_content(bundle: Path) -> int:

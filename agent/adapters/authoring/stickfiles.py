@@ -14,6 +14,7 @@ import hashlib
 import mmap
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,14 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from agent.adapters import files, shell, sticktree
+from agent.adapters import files, packfile, shell, sticktree
 from agent.adapters.authoring.commits import free_bytes
 from agent.core.authoring import AuthoringError
+from agent.core.errors import BundleError
 from agent.core.stickplan import JUNK, STICK_DIRECTORY, Room, StickFile, Tree
 from agent.ports import Progress
 
 CONTENT = ("ostree_repo", "apps")
 NEW, OLD = "tuf.new", "tuf.old"
+PACK = "pack"  # what a bundle in one file is called in its tree
 SCRATCH = frozenset({"ostree_repo/tmp", "ostree_repo/state"})  # there, and empty
 CHUNK_BYTES = 1024 * 1024  # a multiple of every block size, as O_DIRECT wants it
 SYNC_EVERY_BYTES = 32 * 1024 * 1024  # so that the bar shows the stick's pace, not the cache's
@@ -45,6 +48,8 @@ def read_tree(bundle: Path) -> Tree:
     Raises:
         AuthoringError: there is a link or something special among it.
     """
+    if bundle.is_file():
+        return Tree((), (StickFile(PACK, bundle.stat().st_size),))
     found: dict[str, int | None] = {}
     budget = sticktree.Budget(ENTRIES_LIMIT)
     try:
@@ -82,8 +87,8 @@ def _list(
 
 
 @dataclass(frozen=True, slots=True)
-class StickDirectory:
-    """A bundle's directory on a mounted stick.
+class _OnStick:
+    """What lies on a mounted stick under one name.
 
     Attributes:
         mountpoint: of the stick.
@@ -104,6 +109,28 @@ class StickDirectory:
         """Return what the stick offers."""
         status = os.statvfs(self.mountpoint)
         return Room(self.fs_type, free_bytes(self.mountpoint), status.f_frsize)
+
+    def _sync(self) -> None:
+        # One call for the whole stick: fsync of every small file takes hours on FAT.
+        shell.run(["sync", "--file-system", str(self.mountpoint)], timeout_s=SYNC_TIMEOUT_S)
+
+    @contextmanager
+    def _told(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except (*NOT_PLAIN, shell.CommandError) as e:
+            what = e.stderr if isinstance(e, shell.CommandError) else str(e)
+            raise AuthoringError(
+                f"'{self.path}' cannot be {done}: {what}",
+                hint="if the stick is still in its port and not full, use another one; "
+                "repeating the command goes on where it stopped",
+            ) from e
+
+
+class StickDirectory(_OnStick):
+    """A bundle's directory on a mounted stick."""
+
+    __slots__ = ()
 
     def held(self) -> dict[str, int]:
         """Return the files that lie in the bundle's directory, with their sizes.
@@ -218,21 +245,94 @@ class StickDirectory:
         if directory.is_symlink() or directory.exists():
             shutil.rmtree(directory)
 
-    def _sync(self) -> None:
-        # One call for the whole stick: fsync of every small file takes hours on FAT.
-        shell.run(["sync", "--file-system", str(self.mountpoint)], timeout_s=SYNC_TIMEOUT_S)
 
-    @contextmanager
-    def _told(self, done: str) -> Iterator[None]:
+class StickPack(_OnStick):
+    """A pack on a mounted stick: it has its name when what was written was read back."""
+
+    __slots__ = ()
+
+    @property
+    def _part(self) -> Path:
+        return self.path.with_name(f".{self.name}.part")
+
+    def held(self) -> dict[str, int]:
+        """Return the pack's length by `PACK`, when it is there under its name.
+
+        Raises:
+            AuthoringError: something else has that name.
+        """
         try:
-            yield
-        except (*NOT_PLAIN, shell.CommandError) as e:
-            what = e.stderr if isinstance(e, shell.CommandError) else str(e)
+            status = self.path.lstat()
+        except FileNotFoundError:
+            return {}
+        if not stat.S_ISREG(status.st_mode):
             raise AuthoringError(
-                f"'{self.path}' cannot be {done}: {what}",
-                hint="if the stick is still in its port and not full, use another one; "
-                "repeating the command goes on where it stopped",
-            ) from e
+                f"'{self.path}' on the stick is not a regular file",
+                hint="remove it from the stick, or name the bundle otherwise",
+            )
+        return {PACK: status.st_size}
+
+    def write(
+        self, source: Path, tree: Tree, wanted: Sequence[StickFile], progress: Progress
+    ) -> None:
+        """Copy the pack beside its place, and write it out to the device.
+
+        Args:
+            source: the pack.
+            tree: as `read_tree` has it.
+            wanted: empty when the stick has it already.
+            progress: told of the bytes.
+
+        Raises:
+            AuthoringError: the stick is full, broken or gone.
+        """
+        del tree
+        meter = _Meter(f"writing {self.name}", sum(f.size for f in wanted), progress, self._sync)
+        with self._told("written"):
+            self.path.parent.mkdir(exist_ok=True)
+            self._part.unlink(missing_ok=True)
+            if wanted:
+                _copy(source, self._part, meter)
+            self._sync()
+
+    def differing(
+        self, source: Path, wanted: Sequence[StickFile], progress: Progress
+    ) -> tuple[StickFile, ...]:
+        """Read the pack back from the device; return it when it is not what ``source`` is.
+
+        Raises:
+            AuthoringError: the stick, or the source, cannot be read.
+        """
+        meter = _Meter(f"reading back {self.name}", sum(f.size for f in wanted), progress)
+        with self._told("read"):
+            here = self._part if self._part.exists() else self.path
+            found = _digest(meter.counted(uncached(here)))
+            return () if found == _digest(_chunks(source)) else tuple(wanted)
+
+    def published(self) -> dict[str, bytes]:
+        """Return the metadata devices see; empty while the pack has no name, or is none."""
+        if self._part.exists():
+            return {}
+        try:
+            return dict(packfile.read_header(self.path).documents)
+        except BundleError:
+            return {}
+
+    def publish(self, documents: Mapping[str, bytes]) -> None:
+        """Let devices see the pack.
+
+        Raises:
+            AuthoringError: the stick is broken or gone.
+        """
+        del documents  # they are in it
+        with self._told("written"):
+            self._part.replace(self.path)
+            self._sync()
+
+    def prune(self, keep: Iterable[str]) -> int:
+        """Nothing lies beside a pack."""
+        del keep
+        return 0
 
 
 class _Meter:
