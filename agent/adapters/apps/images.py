@@ -81,6 +81,7 @@ class Engine:
 
     def __init__(self, host: str) -> None:
         self._host = host
+        self._version = "auto"  # asked for once: it costs as much as the question it precedes
 
     def await_answer(self, timeout_s: float) -> None:
         """Wait until the engine answers.
@@ -223,7 +224,9 @@ class Engine:
 
         try:
             _knock(self._host)
-            return APIClient(base_url=self._host, version="auto", timeout=timeout_s)
+            api = APIClient(base_url=self._host, version=self._version, timeout=timeout_s)
+            self._version = api.api_version
+            return api  # noqa: TRY300  the errors are those of the three lines above
         except (DockerException, OSError) as e:
             raise AppError(
                 f"the Docker engine at '{self._host}' does not answer: {_complaint(e)}",

@@ -42,7 +42,7 @@ from agent.adapters.apps.manifest import (
     layer_usage,
     media_type,
 )
-from agent.adapters.durably import Durably
+from agent.adapters.durably import Digest, Durably, HashedBehind
 from agent.adapters.files import (
     NotRegularError,
     TooLargeError,
@@ -377,9 +377,9 @@ class AppStore:
             progress(f"App {name}", done, total)
 
         what = f"a layer of App {name!r}"
-        with Durably() as kept:
+        with Durably() as kept, HashedBehind() as hashed:
             for layer in absent:
-                file = self._write(source, layer, what, told)
+                file = self._write(source, layer, what, told, hashed.begin())
                 kept.add(partial(self._keep, file, layer, what))
 
     def _usage(self, content: Content) -> dict[str, int]:
@@ -390,13 +390,14 @@ class AppStore:
 
     def _copy(self, source: Source, blob: Blob, what: str, told: Callable[[int], None]) -> None:
         """Copy one blob; it has its name when it is durable."""
-        self._keep(self._write(source, blob, what, told), blob, what)
+        self._keep(self._write(source, blob, what, told, hashlib.sha256()), blob, what)
 
-    def _write(self, source: Source, blob: Blob, what: str, told: Callable[[int], None]) -> FileIO:
+    def _write(
+        self, source: Source, blob: Blob, what: str, told: Callable[[int], None], digest: Digest
+    ) -> FileIO:
         """Copy a blob's bytes, hashing what is written; read once, not durable yet."""
         path = _demand_found(source, blob, what)
         temporary = self.root / INGEST / f"{INGEST_PREFIX}{blob.digest}"
-        digest = hashlib.sha256()
         size = 0
         with ExitStack() as undo, _writing(what):
             file = undo.enter_context(FileIO(temporary, "wb"))
