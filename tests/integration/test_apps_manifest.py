@@ -46,6 +46,22 @@ services:
     assert not services["none"].started
 
 
+def test_composes_own_tags_are_read_as_they_stand() -> None:
+    text = """
+services:
+  web: !override
+    image: !override "IMAGE"
+    ports: !reset []
+    profiles: !override [debug]
+    healthcheck: {disable: !override true}
+    deploy: {replicas: !reset 0}
+"""
+    (web,) = compose_file(compose(text), "web").services
+
+    assert not web.started
+    assert not web.has_health_check
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -68,6 +84,7 @@ services:
         "services: {5: {image: 'IMAGE'}}",
         "services: {web: {image: 'IMAGE'",
         "services: !!python/object/apply:os.system ['true']",
+        "services: {web: {image: 'IMAGE', ports: !other []}}",
         "\x00",
         "a: &a [*a]\nservices: {web: {image: 'IMAGE'}}",
         "[" * 5000,

@@ -9,9 +9,13 @@ import platform
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from agent.core.errors import ComposeInvalidError, PullError
+
+if TYPE_CHECKING:
+    import yaml
 
 MANIFEST_LIMIT_BYTES = 64 * 1024  # composectl's bound is 50 KiB
 COMPOSE_LIMIT_BYTES = 1024 * 1024  # composectl's bound
@@ -22,6 +26,7 @@ CONFIG_LIMIT_BYTES = 8 * 1024 * 1024
 LAYER_LIMIT_BYTES = 64 * 1024**3
 LAYERS_LIMIT = 512  # overlay2 mounts at most 128
 SERVICES_LIMIT = 256
+COMPOSE_TAGS = ("!reset", "!override")
 NODES_LIMIT = 100_000  # values in a compose file once its aliases are followed
 
 INDEX_TYPES = frozenset(
@@ -383,16 +388,41 @@ def _yaml(data: bytes, app: str) -> Mapping[str, Any]:
     what = f"the compose file of App {app!r}"
     if len(data) > COMPOSE_LIMIT_BYTES:
         raise ComposeInvalidError(f"{what} is larger than {COMPOSE_LIMIT_BYTES} bytes")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        # A SafeLoader either way: the C one where PyYAML was built with it.
-        value = yaml.load(data, Loader=loader)  # noqa: S506
+        value = yaml.load(data, Loader=_compose_loader())  # noqa: S506  a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as e:
         raise ComposeInvalidError(f"{what} is not YAML: {_first_line(e)}") from e
     _demand_bounded(value, what)
     if not isinstance(value, dict):
         raise ComposeInvalidError(f"{what} is not a mapping")
     return value
+
+
+@cache
+def _compose_loader() -> type["yaml.SafeLoader"]:
+    """Return a SafeLoader (the C one where PyYAML has it) that knows compose's own tags.
+
+    ``!reset`` and ``!override`` say how files are merged. An App has one file: its values are
+    read as they stand.
+
+    Source: Compose specification, "Merge Compose files".
+    """
+    import yaml  # noqa: PLC0415  only Apps need it
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        pass
+
+    def as_it_stands(loader: "yaml.SafeLoader", node: "yaml.Node") -> object:
+        if isinstance(node, yaml.MappingNode):
+            return loader.construct_mapping(node, deep=True)
+        if isinstance(node, yaml.SequenceNode):
+            return loader.construct_sequence(node, deep=True)
+        plain = loader.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
+        return loader.construct_object(yaml.ScalarNode(plain, node.value), deep=True)
+
+    for tag in COMPOSE_TAGS:
+        Loader.add_constructor(tag, as_it_stands)
+    return Loader
 
 
 def _first_line(error: Exception) -> str:
