@@ -94,6 +94,16 @@ def kind(path: Path) -> int:
     return 0
 
 
+def free_inodes(volume: os.statvfs_result) -> int | None:
+    """Return how many files can still be made on a volume; None where it makes inodes as it goes.
+
+    Source: statvfs(3).
+    """
+    if not volume.f_files:
+        return None
+    return volume.f_ffree if os.geteuid() == 0 else volume.f_favail
+
+
 def write_all(fd: int, data: bytes) -> None:
     """Write all of ``data``: one write(2) near a full disk may take a part of it and not say so.
 

@@ -416,6 +416,24 @@ class TestContentThatCannotBeCopied:
         remount(small_disk, LARGER_DISK)
         assert device.install(bundle).code == 100
 
+    @pytest.mark.needs_root
+    def test_a_disk_without_inodes(self, field: Field, small_disk: Path) -> None:
+        remount(small_disk, LARGER_DISK)
+        device = field.device(small_disk / "device")
+        bundle = field.bundle(6, files={f"usr/share/f{n}": b"%d" % n for n in range(300)})
+        device.check(bundle)
+        before = device.state()
+        volume = os.statvfs(small_disk)
+        remount(small_disk, f"nr_inodes={volume.f_files - volume.f_ffree + 100}")
+
+        answer = device.install(bundle)
+
+        assert answer.code == 50
+        assert "free inodes: " in answer.stdout
+        assert before == device.state()
+        remount(small_disk, "nr_inodes=0")
+        assert device.install(bundle).code == 100
+
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:

@@ -20,6 +20,7 @@ from functools import partial
 from io import FileIO
 from pathlib import Path
 
+from agent.adapters import files
 from agent.adapters.apps import archive
 from agent.adapters.apps.manifest import (
     COMPOSE_LIMIT_BYTES,
@@ -450,6 +451,11 @@ class AppStore:
                 f"{available}: free {free} less {reserved} kept free by [pacman] storage_watermark "
                 f"{self._watermark}",
                 hint="free space on the device, or raise [pacman] storage_watermark",
+            )
+        if files.free_inodes(volume) == 0:
+            raise NoSpaceError(
+                f"no file can be made on the volume of '{path}': its inodes are used up",
+                hint="remove files from it; 'df -i' shows how many it has",
             )
 
     # --- the directory per App ---

@@ -35,6 +35,7 @@ class Space:
     free_bytes: int
     reserved_percent: int
     reserved_bytes: int
+    free_inodes: int | None
 
     @property
     def available_bytes(self) -> int:
@@ -48,6 +49,7 @@ class Space:
             f"available: {self.available_bytes}B at '{self.path}', size: {self.size_bytes}B, "
             f"free: {self.free_bytes}B, reserved: {self.reserved_bytes}B "
             f"({self.reserved_percent}% by core.min-free-space-percent)"
+            + ("" if self.free_inodes is None else f", free inodes: {self.free_inodes}")
         )
 
 
@@ -190,6 +192,11 @@ class Repository:
             raise NoSpaceError(
                 f"no space left for an update: {space}", hint="free space on the device"
             )
+        if space.free_inodes == 0:
+            raise NoSpaceError(
+                f"no file can be made on the volume of '{self.path}': its inodes are used up",
+                hint="remove files from it; 'df -i' shows how many it has",
+            )
 
     def _space(self) -> Space:
         percent = self._configured_percent()
@@ -204,4 +211,5 @@ class Repository:
             free_bytes=st.f_bsize * free_blocks,
             reserved_percent=percent,
             reserved_bytes=st.f_bsize * -(-st.f_blocks * percent // 100),
+            free_inodes=files.free_inodes(st),
         )
