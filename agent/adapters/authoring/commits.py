@@ -33,6 +33,8 @@ ARCHIVE_CONFIG = "[core]\nrepo_version=1\nmode=archive-z2\n"
 STAGING = "usb-update"
 BATCH_BYTES = 32 * 1024 * 1024  # what is done again at most after an interruption
 GROUP_BYTES = 4 * 1024 * 1024  # what a thread is given at a time
+Missing = Sequence[tuple[str, int]]
+"""Objects that a repository lacks, files first, with what each takes there in bytes."""
 KINDS = ("file", "dirmeta", "dirtree", "commit")  # the order in which they are copied
 
 
@@ -50,6 +52,8 @@ class OstreeCommits:
         """
         if ref.startswith("-"):
             raise AuthoringError(f"{ref!r} is not a ref or commit")
+        if COMMIT.fullmatch(ref) and holds_commit(self.repo, ref):
+            return ref
         try:
             commit = _ostree(self.repo, "rev-parse", ref)
             _ostree(self.repo, "show", commit)
@@ -62,23 +66,37 @@ class OstreeCommits:
             raise AuthoringError(f"{ref!r} in '{self.repo}' is {commit[:80]!r}, not a commit")
         return commit
 
-    def size(self, commit: str, repo: Path) -> int:
-        """Return about how many bytes copying ``commit`` adds to ``repo``.
+    def missing(self, commit: str, repo: Path) -> Missing:
+        """Return what copying ``commit`` adds to ``repo``, in the order in which it is copied.
 
         Raises:
             AuthoringError: the commit is not whole.
         """
-        return sum(size for _, size in self._missing(commit, repo))
+        try:
+            return self._measured(objects.reachable(self.repo, commit), repo)
+        except AuthoringError as e:
+            raise AuthoringError(
+                f"commit {commit} in '{self.repo}' is not whole: {e.message}",
+                hint=f"'ostree fsck --repo={self.repo}' tells what is missing",
+            ) from e
 
-    def copy(self, commit: str, repo: Path, progress: Progress) -> None:
+    def copy(
+        self, commit: str, repo: Path, progress: Progress, missing: Missing | None = None
+    ) -> None:
         """Copy ``commit`` into the archive repository ``repo``, without hard links.
 
         Every object is hashed on its way. The commit comes last: where it is, the rest is.
 
+        Args:
+            commit: 64 hex digits.
+            repo: where to.
+            progress: told of the bytes.
+            missing: what `missing` has just said, to spare asking again.
+
         Raises:
             AuthoringError: the source is damaged, or the destination cannot be written.
         """
-        missing = self._missing(commit, repo)
+        missing = self.missing(commit, repo) if missing is None else missing
         try:
             ensure_archive(repo)
             if objects.is_archive(self.repo):
@@ -93,17 +111,7 @@ class OstreeCommits:
         except OSError as e:
             raise AuthoringError(f"commit {commit} cannot be written to '{repo}': {e}") from e
 
-    def _missing(self, commit: str, repo: Path) -> list[tuple[str, int]]:
-        """Return the objects that ``repo`` lacks, with what each will take, files first."""
-        try:
-            return self._measured(objects.reachable(self.repo, commit), repo)
-        except AuthoringError as e:
-            raise AuthoringError(
-                f"commit {commit} in '{self.repo}' is not whole: {e.message}",
-                hint=f"'ostree fsck --repo={self.repo}' tells what is missing",
-            ) from e
-
-    def _measured(self, names: Iterator[str], repo: Path) -> list[tuple[str, int]]:
+    def _measured(self, names: Iterator[str], repo: Path) -> Missing:
         with ExitStack() as stack:
             theirs = stack.enter_context(objects.Objects(self.repo))
             there = _objects_of(repo, stack)

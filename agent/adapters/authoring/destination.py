@@ -8,13 +8,13 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
 from agent.adapters import files
 from agent.adapters.authoring import examine
-from agent.adapters.authoring.commits import OstreeCommits, free_bytes
+from agent.adapters.authoring.commits import Missing, OstreeCommits, free_bytes
 from agent.adapters.authoring.contents import contents
 from agent.adapters.authoring.store import AppStore, StorableApp
 from agent.core.authoring import (
@@ -48,6 +48,7 @@ class BundleDirectory:
     """A bundle, as its author sees it."""
 
     path: Path
+    _missing: dict[str, Missing] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def repo(self) -> Path:
@@ -140,7 +141,8 @@ class BundleDirectory:
         blobs = self.store.missing(apps)
         content = sum(blob.descriptor.size for blob in blobs)
         views = sum(app.view_size for app in apps)
-        rootfs = OstreeCommits(repo).size(commit, self.repo)
+        missing = self._missing[commit] = OstreeCommits(repo).missing(commit, self.repo)
+        rootfs = sum(size for _, size in missing)
         place = existing(self.path)
         needed, free = content + views + rootfs + SPARE_BYTES, free_bytes(place)
         if needed > free:
@@ -162,7 +164,8 @@ class BundleDirectory:
         Raises:
             AuthoringError: as `OstreeCommits.copy`.
         """
-        OstreeCommits(repo).copy(commit, self.repo, progress)
+        missing = self._missing.pop(commit, None)
+        OstreeCommits(repo).copy(commit, self.repo, progress, missing)
 
     def add_apps(self, apps: Sequence[StorableApp], progress: Progress) -> None:
         """Write Apps into the bundle's store.
