@@ -231,6 +231,33 @@ class TestPacks:
             stickmaker.make_stick(desk, place, [("one.usbu", bundle)])
         assert files_below(place) == {}
 
+    @pytest.mark.parametrize("linked", ["usb-update", "usb-update/update-42.usbu"])
+    def test_nothing_is_written_through_a_link(
+        self, desk: StickDesk, place: Path, packed: Path, linked: str, tmp_path: Path
+    ) -> None:
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        link = place / linked
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(elsewhere)
+
+        with pytest.raises(AuthoringError, match="on the stick cannot be used"):
+            self.make(desk, place, packed)
+        assert list(elsewhere.iterdir()) == []
+
+    def test_a_half_written_one_that_is_a_link_is_replaced(
+        self, desk: StickDesk, place: Path, packed: Path, tmp_path: Path
+    ) -> None:
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.write_bytes(b"theirs")
+        part = place / "usb-update" / f".{packed.name}.part"
+        part.parent.mkdir()
+        part.symlink_to(elsewhere)
+        self.make(desk, place, packed)
+
+        assert elsewhere.read_bytes() == b"theirs"
+        assert (place / "usb-update" / packed.name).read_bytes() == packed.read_bytes()
+
     def test_a_damaged_one_does_not_reach_the_stick(
         self, desk: StickDesk, place: Path, packed: Path
     ) -> None:

@@ -139,9 +139,10 @@ class OstreeCommits:
         total, done = sum(size for _, size in missing), 0
         progress(STEP, 0, total)
         with ExitStack() as stack:
-            pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count() or 1))
+            # Left in the opposite order: no directory is closed under the hands of a thread.
             staging = stack.enter_context(_Staging(repo))
             stage = partial(self._stage, stack.enter_context(objects.Objects(self.repo)), staging)
+            pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count() or 1))
             kept = stack.enter_context(Durably(ahead=1))
             for batch in _batches(missing, BATCH_BYTES):
                 for size in pool.map(stage, _batches(batch, GROUP_BYTES)):

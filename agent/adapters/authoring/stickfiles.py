@@ -110,6 +110,12 @@ class _OnStick:
         status = os.statvfs(self.mountpoint)
         return Room(self.fs_type, free_bytes(self.mountpoint), status.f_frsize)
 
+    def _unusable(self, error: Exception) -> AuthoringError:
+        return AuthoringError(
+            f"'{self.path}' on the stick cannot be used: {error}",
+            hint="remove it from the stick, or name the bundle otherwise",
+        )
+
     def _sync(self) -> None:
         # One call for the whole stick: fsync of every small file takes hours on FAT.
         shell.run(["sync", "--file-system", str(self.mountpoint)], timeout_s=SYNC_TIMEOUT_S)
@@ -148,10 +154,7 @@ class StickDirectory(_OnStick):
         except FileNotFoundError:
             return {}
         except NOT_PLAIN as e:
-            raise AuthoringError(
-                f"'{self.path}' on the stick cannot be used: {e}",
-                hint="remove it from the stick, or name the bundle otherwise",
-            ) from e
+            raise self._unusable(e) from e
 
     def write(
         self, source: Path, tree: Tree, wanted: Sequence[StickFile], progress: Progress
@@ -259,17 +262,18 @@ class StickPack(_OnStick):
         """Return the pack's length by `PACK`, when it is there under its name.
 
         Raises:
-            AuthoringError: something else has that name.
+            AuthoringError: something there is no directory and no regular file, so nothing
+                may be written here.
         """
         try:
-            status = self.path.lstat()
+            with sticktree.open_directories(self.mountpoint, STICK_DIRECTORY) as fd:
+                status = os.stat(self.name, dir_fd=fd, follow_symlinks=False)
+            if not stat.S_ISREG(status.st_mode):
+                raise files.NotRegularError(f"'{self.name}' is not a regular file")
         except FileNotFoundError:
             return {}
-        if not stat.S_ISREG(status.st_mode):
-            raise AuthoringError(
-                f"'{self.path}' on the stick is not a regular file",
-                hint="remove it from the stick, or name the bundle otherwise",
-            )
+        except NOT_PLAIN as e:
+            raise self._unusable(e) from e
         return {PACK: status.st_size}
 
     def write(
