@@ -177,31 +177,6 @@ def locked(path: Path, *, wait_s: float = 0) -> Iterator[None]:
         os.close(fd)
 
 
-@contextmanager
-def locked_directory(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a directory for the duration; nothing is left in it.
-
-    A file system without locks gives none, and that is no error.
-
-    Raises:
-        BlockingIOError: another process holds it.
-        OSError: there is no such directory.
-
-    Source: flock(2).
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise
-        except OSError:
-            pass
-        yield
-    finally:
-        os.close(fd)
-
-
 def _lock(fd: int, deadline: float) -> None:
     while True:
         try:

@@ -40,7 +40,7 @@ from agent.core.tuf import Role, Root
 from agent.core.verify import BundleSigners, bundle_signers, verify_bundle, verify_roots
 from agent.log import get_logger
 from agent.ports import Progress
-from agent.services.desk import BundleFiles, Desk, FactoryKeys, NewApp
+from agent.services.desk import BundleFiles, Desk, NewApp
 from agent.services.sources import NO_GIT, GitSpec, Sources, find_sources
 from agent.services.together import together
 
@@ -254,17 +254,6 @@ def create_bundle(desk: Desk, spec: BundleSpec) -> BundleInfo:
     job = _Job(spec, latest(roots), factory.online(), desk.now())
     _demand_listed(job)
     bundle = desk.bundle(spec.destination)
-    with bundle.alone():
-        version = _create(desk, job, factory, roots, bundle)
-    log.info("bundle.created", target=spec.target, path=str(spec.destination), version=version)
-    return show_bundle(desk, spec.destination)
-
-
-def _create(
-    desk: Desk, job: _Job, factory: FactoryKeys, roots: Mapping[str, bytes], bundle: BundleFiles
-) -> int:
-    """Make what was asked for; return the version of its metadata."""
-    spec = job.spec
     before = _look_before(bundle, job)
     expires = _expiry(job, before)
     factory.versions().next(spec.bundle_type)  # a lost counter is found before anything is written
@@ -274,7 +263,8 @@ def _create(
     targets = _issue_targets(job, before, entries, version)
     documents = _issue(job, before, targets, version, expires)
     bundle.publish({**_carried_roots(roots, initial=spec.with_initial_roots), **documents})
-    return version
+    log.info("bundle.created", target=spec.target, path=str(spec.destination), version=version)
+    return show_bundle(desk, spec.destination)
 
 
 def latest(roots: Mapping[str, bytes]) -> Root:
@@ -560,10 +550,9 @@ def sign_bundle(desk: Desk, path: Path, archive: Path) -> BundleInfo:
         AuthoringError: the key is a stranger or has signed, or the bundle cannot be used.
     """
     bundle = desk.bundle(path)
-    with bundle.alone():
-        documents = bundle.documents()
-        root, key = offline_signer(desk, documents, path, archive)
-        bundle.publish(sign_documents(documents, key, root))
+    documents = bundle.documents()
+    root, key = offline_signer(desk, documents, path, archive)
+    bundle.publish(sign_documents(documents, key, root))
     log.info("bundle.signed", path=str(path), keyid=key_id(key.public))
     return show_bundle(desk, path)
 

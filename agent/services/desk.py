@@ -109,13 +109,6 @@ class BundleFiles(Protocol):
     def path(self) -> Path:
         """Where it is."""
 
-    def alone(self) -> AbstractContextManager[None]:
-        """Keep other commands from writing to it for the duration.
-
-        Raises:
-            AuthoringError: one does.
-        """
-
     def occupied(self) -> tuple[str, ...]:
         """Return which parts of a bundle are there already."""
 

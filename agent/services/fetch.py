@@ -116,13 +116,6 @@ def fetch_bundle(desk: Desk, source: FactorySource, spec: FetchSpec) -> BundleIn
     if spec.expires_in_days < 1:
         raise AuthoringError(f"a bundle lasts 1 day or more, not {spec.expires_in_days}")
     bundle = desk.bundle(spec.destination)
-    with bundle.alone():
-        _fetch(desk, source, spec, bundle)
-    log.info("bundle.fetched", target=spec.target, path=str(spec.destination), source=source.label)
-    return show_bundle(desk, spec.destination)
-
-
-def _fetch(desk: Desk, source: FactorySource, spec: FetchSpec, bundle: BundleFiles) -> None:
     listed = _look_before(bundle, spec)
     _demand_offered(source, spec)
     roots = _fetch_roots(source, spec.branch)
@@ -134,13 +127,14 @@ def _fetch(desk: Desk, source: FactorySource, spec: FetchSpec, bundle: BundleFil
         if not spec.tuf_only:
             _add_content(desk, source, spec, sent.target, stack)
         bundle.publish({**_carried(roots, initial=spec.with_initial_roots), **sent.documents})
+    log.info("bundle.fetched", target=spec.target, path=str(spec.destination), source=source.label)
+    return show_bundle(desk, spec.destination)
 
 
 def _look_before(bundle: BundleFiles, spec: FetchSpec) -> bytes | None:
     """Return the bundle's own list, None without one; refuse what must not be touched."""
     occupied = bundle.occupied()
-    mine = bundle.unfinished() == spec.target
-    if occupied and not (spec.allow_multiple_targets or spec.tuf_only or mine):
+    if occupied and not (spec.allow_multiple_targets or spec.tuf_only):
         raise AuthoringError(
             f"'{bundle.path}' holds {', '.join(occupied)} already",
             hint="name an empty directory; --allow-multiple-targets adds to a bundle, "
@@ -289,7 +283,6 @@ def _add_content(
         apps = stack.enter_context(source.apps(target, wanted, spec.arch, desk.progress))
     bundle = desk.bundle(spec.destination)
     bundle.demand_room(repo, target.commit, apps)
-    bundle.begin(spec.target)
     bundle.add_commit(repo, target.commit, desk.progress)
     if apps:
         bundle.add_apps(apps, desk.progress)

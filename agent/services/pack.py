@@ -162,13 +162,12 @@ def unpack_bundle(desk: Desk, packs: PackFiles, path: Path, destination: Path) -
     if not _signers(header)[0]:
         raise AuthoringError(f"no targets key of the roots in '{path}' has signed its seal")
     bundle = desk.bundle(destination)
-    with bundle.alone():
-        if occupied := bundle.occupied():
-            raise AuthoringError(
-                f"'{destination}' holds {', '.join(occupied)} already", hint="name a new directory"
-            )
-        packs.unpack(path, header, destination)
-        bundle.publish(header.documents)
+    if occupied := bundle.occupied():
+        raise AuthoringError(
+            f"'{destination}' holds {', '.join(occupied)} already", hint="name a new directory"
+        )
+    packs.unpack(path, header, destination)
+    bundle.publish(header.documents)
     log.info("pack.unpacked", path=str(path), destination=str(destination))
     return author.show_bundle(desk, destination)
 

@@ -6,8 +6,7 @@ stick out earlier holds no bundle, or the one from before.
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -59,32 +58,6 @@ class BundleDirectory:
     def store(self) -> AppStore:
         """Its Apps."""
         return AppStore(self.path / "apps")
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep others from writing to the bundle; a directory made for it goes when it stays empty.
-
-        Where the file system has no locks (some FUSE ones), nobody is kept out.
-
-        Raises:
-            AuthoringError: another command writes to it, or it cannot be made.
-        """
-        new = not self.path.exists()
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with files.locked_directory(self.path):
-                yield
-        except FileExistsError as e:
-            raise AuthoringError(f"'{self.path}' is not a directory") from e
-        except BlockingIOError as e:
-            raise AuthoringError(
-                f"another command is writing to '{self.path}'",
-                hint="wait for it, then repeat this one",
-            ) from e
-        finally:
-            if new:
-                with suppress(OSError):
-                    self.path.rmdir()
 
     def occupied(self) -> tuple[str, ...]:
         """Return which parts of a bundle are there already.

@@ -11,7 +11,7 @@ Host commands used: mksquashfs, unsquashfs (squashfs-tools 4.5 or later).
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NoReturn
@@ -143,10 +143,6 @@ class PackedBundle:
     """
 
     path: Path
-
-    def alone(self) -> AbstractContextManager[None]:
-        """Nobody writes to it: see `occupied`."""
-        return nullcontext()
 
     def occupied(self) -> NoReturn:
         """Refuse: a pack is made anew, not added to."""
