@@ -40,7 +40,7 @@ from agent.core.tuf import Role, Root
 from agent.core.verify import BundleSigners, bundle_signers, verify_bundle, verify_roots
 from agent.log import get_logger
 from agent.ports import Progress
-from agent.services.desk import BundleFiles, Desk, NewApp
+from agent.services.desk import BundleFiles, Desk, FactoryKeys, NewApp
 from agent.services.sources import NO_GIT, GitSpec, Sources, find_sources
 from agent.services.together import together
 
@@ -250,10 +250,17 @@ def create_bundle(desk: Desk, spec: BundleSpec) -> BundleInfo:
             content that nothing lists.
     """
     factory = desk.keys(spec.keys)
-    roots = factory.roots(spec.bundle_type)
-    job = _Job(spec, latest(roots), factory.online(), desk.now())
+    root = latest(factory.roots(spec.bundle_type))
+    job = _Job(spec, root, factory.online(), desk.now())
     _demand_listed(job)
     bundle = desk.bundle(spec.destination)
+    with bundle.alone(f"makes {spec.target!r}"):
+        _create(desk, factory, bundle, job)
+    return show_bundle(desk, spec.destination)
+
+
+def _create(desk: Desk, factory: FactoryKeys, bundle: BundleFiles, job: _Job) -> None:
+    spec, roots = job.spec, factory.roots(job.spec.bundle_type)
     before = _look_before(bundle, job)
     expires = _expiry(job, before)
     factory.versions().next(spec.bundle_type)  # a lost counter is found before anything is written
@@ -264,7 +271,6 @@ def create_bundle(desk: Desk, spec: BundleSpec) -> BundleInfo:
     documents = _issue(job, before, targets, version, expires)
     bundle.publish({**_carried_roots(roots, initial=spec.with_initial_roots), **documents})
     log.info("bundle.created", target=spec.target, path=str(spec.destination), version=version)
-    return show_bundle(desk, spec.destination)
 
 
 def latest(roots: Mapping[str, bytes]) -> Root:
@@ -550,9 +556,10 @@ def sign_bundle(desk: Desk, path: Path, archive: Path) -> BundleInfo:
         AuthoringError: the key is a stranger or has signed, or the bundle cannot be used.
     """
     bundle = desk.bundle(path)
-    documents = bundle.documents()
-    root, key = offline_signer(desk, documents, path, archive)
-    bundle.publish(sign_documents(documents, key, root))
+    with bundle.alone("signs it"):
+        documents = bundle.documents()
+        root, key = offline_signer(desk, documents, path, archive)
+        bundle.publish(sign_documents(documents, key, root))
     log.info("bundle.signed", path=str(path), keyid=key_id(key.public))
     return show_bundle(desk, path)
 

@@ -109,6 +109,13 @@ class BundleFiles(Protocol):
     def path(self) -> Path:
         """Where it is."""
 
+    def alone(self, act: str) -> AbstractContextManager[None]:
+        """Keep everybody else from writing it, for the duration.
+
+        Raises:
+            AuthoringError: somebody else is at it; nothing was changed.
+        """
+
     def occupied(self) -> tuple[str, ...]:
         """Return which parts of a bundle are there already."""
 

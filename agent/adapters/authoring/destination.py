@@ -7,12 +7,14 @@ stick out earlier holds no bundle, or the one from before.
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 from agent.adapters import files
 from agent.adapters.authoring import examine
+from agent.adapters.authoring.claims import claimed
 from agent.adapters.authoring.commits import OstreeCommits, free_bytes
 from agent.adapters.authoring.contents import contents
 from agent.adapters.authoring.store import AppStore, StorableApp
@@ -38,6 +40,7 @@ ORDER = (TARGETS_FILE, SNAPSHOT_FILE, TIMESTAMP_FILE, BUNDLE_FILE)
 # `.NAME.part` while a blob is copied, `.NAME.XXXXXXXX` while a small file is written
 _HALF_WRITTEN = re.compile(r"\..+\.(part|[a-z0-9_]{8})", re.ASCII)
 MODE = 0o644
+LOCK = ".lock"  # held while a bundle is written
 UNFINISHED = ".unfinished"  # holds the name of the Target that is being made
 NAME_LIMIT_BYTES = 1024
 
@@ -57,6 +60,15 @@ class BundleDirectory:
     def store(self) -> AppStore:
         """Its Apps."""
         return AppStore(self.path / "apps")
+
+    def alone(self, act: str) -> AbstractContextManager[None]:
+        """Keep everybody else from writing it, for the duration.
+
+        Raises:
+            AuthoringError: somebody else is at it, or the path is no directory.
+        """
+        self.occupied()
+        return claimed(self.path, self.path / LOCK, act)
 
     def occupied(self) -> tuple[str, ...]:
         """Return which parts of a bundle are there already.

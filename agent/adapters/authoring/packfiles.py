@@ -9,18 +9,20 @@ Host commands used: mksquashfs, unsquashfs (squashfs-tools 4.5 or later).
 """
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from agent.adapters import files, packfile, shell, sticktree
 from agent.adapters.authoring import examine
+from agent.adapters.authoring.claims import claimed
 from agent.adapters.authoring.commits import free_bytes
 from agent.adapters.authoring.contents import contents
-from agent.adapters.authoring.destination import FAT_FILE_LIMIT_BYTES, existing, is_fat
+from agent.adapters.authoring.destination import FAT_FILE_LIMIT_BYTES, LOCK, existing, is_fat
 from agent.core.authoring import AuthoringError
 from agent.core.difference import Contents
 from agent.core.errors import BundleError
@@ -34,6 +36,7 @@ ENTRIES_LIMIT = 4_000_000  # in one bundle: 2 000 000 objects in 256 directories
 DEPTH_LIMIT = 16  # directories below a part; a registry's repositories nest
 IMAGE_TIMEOUT_S = 6 * 3600.0  # a slow stick and a large rootfs
 PART = ".part"
+SCRATCH = ".scratch"
 # Everything that would tell two copies of one bundle apart, and all compression, is off.
 # The kernel wants to know the compressor all the same; gzip it has whenever it has squashfs.
 REPRODUCIBLE = (
@@ -64,6 +67,10 @@ class PackDirectory:
     progress: Progress
     limit: FileLimit = fat_limit
 
+    def alone(self, path: Path, act: str) -> AbstractContextManager[None]:
+        """See `services.pack.PackFiles`."""
+        return claimed(path, path.parent / f".{path.name}{LOCK}", act)
+
     def read(self, path: Path) -> Header:
         """See `services.pack.PackFiles`."""
         return packfile.read_header(path)
@@ -75,7 +82,7 @@ class PackDirectory:
         content = _demand_content(bundle)
         self._demand_length(path, content)
         _demand_room(path, 2 * content)  # the image alone, and the pack
-        with _scratch(path) as scratch, _new_file(path) as file:
+        with _new_file(path) as file, _scratch(path.parent / f".{path.name}{SCRATCH}") as scratch:
             image = scratch / "image"
             _make_image(bundle, image)
             size = image.stat().st_size
@@ -106,14 +113,17 @@ class PackDirectory:
             file.write(head)
             file.write(hash_tree(written(), image.salt).blocks)
 
-    def unpack(self, path: Path, header: Header, destination: Path) -> None:
+    def unpack(
+        self, path: Path, header: Header, destination: Path, ready: Callable[[], object] = bool
+    ) -> None:
         """See `services.pack.PackFiles`."""
         image = header.facts.image(header.seal.offset)
-        with _scratch(destination) as scratch:
+        with _scratch(destination / SCRATCH) as scratch:
             packfile.copy_image(path, image, scratch / "image", self.progress)
             _extract(scratch / "image", scratch / "content")
-            destination.mkdir(exist_ok=True)
+            ready()
             for part in sorted((scratch / "content").iterdir()):
+                shutil.rmtree(destination / part.name, ignore_errors=True)  # an earlier attempt's
                 part.rename(destination / part.name)
 
     def _demand_length(self, path: Path, length: int) -> None:
@@ -150,6 +160,11 @@ class PackedBundle:
             f"'{self.path}' is a pack, which cannot be added to or renewed",
             hint="change the bundle's directory ('bundle unpack' makes it), and pack that",
         )
+
+    def alone(self, act: str) -> NoReturn:
+        """See `occupied`."""
+        del act
+        self.occupied()
 
     def documents(self) -> dict[str, bytes]:
         """See `services.desk.BundleFiles`."""
@@ -267,14 +282,19 @@ def _run(argv: list[str], cwd: Path | None = None) -> None:
 
 
 @contextmanager
-def _scratch(path: Path) -> Iterator[Path]:
-    """Make a directory beside ``path``, so that what is ready is moved and not copied."""
+def _scratch(place: Path) -> Iterator[Path]:
+    """Make a directory where what is ready can be moved from and need not be copied.
+
+    Whoever writes there is alone: what lies there is of a command that was killed.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-            yield Path(scratch)
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        yield place
     except OSError as e:
-        raise AuthoringError(f"'{path}' cannot be written: {e.strerror}") from e
+        raise AuthoringError(f"'{place.parent}' cannot be written: {e.strerror}") from e
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 @contextmanager
