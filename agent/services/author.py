@@ -298,20 +298,39 @@ def _demand_listed(job: _Job) -> None:
 def _look_before(bundle: BundleFiles, job: _Job) -> _Before:
     """Read the destination; refuse what must not be touched, before anything is."""
     spec = job.spec
+    documents = documents_before(
+        bundle, spec.target, adds=spec.allow_multiple_targets, renews=spec.tuf_only
+    )
+    return _read_before(documents, bundle, job) if BUNDLE_FILE in documents else _Before(documents)
+
+
+def documents_before(
+    bundle: BundleFiles, target: str, *, adds: bool, renews: bool
+) -> dict[str, bytes]:
+    """Return the metadata of a destination, unless what is there must not be touched.
+
+    What an interrupted command began for the same Target may be.
+
+    Args:
+        bundle: the destination.
+        target: the Target that is to go there.
+        adds: whether it may hold a bundle already.
+        renews: whether it must.
+
+    Raises:
+        AuthoringError: it holds something, or no bundle to renew.
+    """
     occupied = bundle.occupied()
-    mine = bundle.unfinished() == spec.target
-    if occupied and not (spec.allow_multiple_targets or spec.tuf_only or mine):
+    if occupied and not (adds or renews or bundle.unfinished() == target):
         raise AuthoringError(
             f"'{bundle.path}' holds {', '.join(occupied)} already",
             hint="name an empty directory; --allow-multiple-targets adds to a bundle, "
             "--tuf-only renews one",
         )
     documents = bundle.documents()
-    if BUNDLE_FILE not in documents:
-        if spec.tuf_only:
-            raise AuthoringError(f"'{bundle.path}' holds no bundle to renew: no '{BUNDLE_FILE}'")
-        return _Before(documents)
-    return _read_before(documents, bundle, job)
+    if renews and BUNDLE_FILE not in documents:
+        raise AuthoringError(f"'{bundle.path}' holds no bundle to renew: no '{BUNDLE_FILE}'")
+    return documents
 
 
 def _read_before(documents: Mapping[str, bytes], bundle: BundleFiles, job: _Job) -> _Before:
@@ -370,10 +389,34 @@ def _add_content(desk: Desk, job: _Job, bundle: BundleFiles, before: _Before) ->
     """Plan, check the room, copy; return the Targets the bundle then has."""
     with planned(desk, job.spec) as content:
         entries = _entries(job, before, content)
-        bundle.demand_room(content.repo, content.commit, content.apps)
-        bundle.begin(job.spec.target)
-        copy_content(desk, bundle, content)
+        add_content(desk, bundle, job.spec.target, content.load)
     return entries
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is copied of a Target.
+
+    Attributes:
+        repo: the OSTree repository its commit is in.
+        commit: 64 hex digits.
+        apps: those that the bundle carries.
+    """
+
+    repo: Path
+    commit: str
+    apps: Sequence[NewApp]
+
+
+def add_content(desk: Desk, bundle: BundleFiles, target: str, load: Load) -> None:
+    """Make sure that a Target's content fits, remember that it is on its way, and copy it.
+
+    Raises:
+        AuthoringError: it does not fit, or cannot be copied.
+    """
+    bundle.demand_room(load.repo, load.commit, load.apps)
+    bundle.begin(target)
+    copy_content(desk, bundle, load)
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,17 +424,13 @@ class Content:
     """What a Target consists of, found and not copied yet.
 
     Attributes:
-        repo: the OSTree repository it is in.
-        commit: 64 hex digits.
-        listed: the Target's Apps, planned.
-        apps: those of them that the bundle carries.
+        load: what the bundle carries of it.
+        listed: the Target's Apps, planned; the bundle may carry fewer.
         sources: where the Apps come from.
     """
 
-    repo: Path
-    commit: str
+    load: Load
     listed: Sequence[NewApp]
-    apps: Sequence[NewApp]
     sources: Sources
 
 
@@ -410,19 +449,20 @@ def planned(desk: Desk, spec: BundleSpec) -> Iterator[Content]:
         desk, spec.git, spec.apps, prefix=spec.registry_prefix, version=_version(spec)
     )
     with desk.plan_apps(sources.apps, spec.images, spec.registry_prefix, spec.arch) as apps:
-        yield Content(spec.ostree_repo, commit, apps, _carried(apps, sources), sources)
+        load = Load(spec.ostree_repo, commit, _carried(apps, sources))
+        yield Content(load, apps, sources)
 
 
-def copy_content(desk: Desk, bundle: BundleFiles, content: Content) -> None:
+def copy_content(desk: Desk, bundle: BundleFiles, load: Load) -> None:
     """Copy a Target's commit and Apps; what is there is not read again."""
 
     def commit(progress: Progress) -> None:
-        bundle.add_commit(content.repo, content.commit, progress)
+        bundle.add_commit(load.repo, load.commit, progress)
 
     def apps(progress: Progress) -> None:
-        bundle.add_apps(content.apps, progress)
+        bundle.add_apps(load.apps, progress)
 
-    together("copying", [commit, apps] if content.apps else [commit], desk.progress)
+    together("copying", [commit, apps] if load.apps else [commit], desk.progress)
 
 
 def _entries(job: _Job, before: _Before, content: Content) -> Mapping[str, Any]:
@@ -488,7 +528,7 @@ def _new_target(spec: BundleSpec, now: datetime, content: Content) -> NewTarget:
     return NewTarget(
         name=spec.target,
         version=_version(spec),
-        commit=content.commit,
+        commit=content.load.commit,
         hardware_id=spec.hardware_id,
         tag=spec.tag,
         created=now,

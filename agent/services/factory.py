@@ -213,13 +213,14 @@ def add_target(desk: FactoryDesk, directory: Path, spec: BundleSpec) -> FactoryI
 
         def act(changed: Books) -> str:
             factory.add_target(changed, spec.target, entry, key, now)
-            return f"target add {spec.target} ({spec.tag}): commit {content.commit[:12]}"
+            return f"target add {spec.target} ({spec.tag}): commit {content.load.commit[:12]}"
 
         act(books.read())  # refused before anything is copied
         with books.copying():
             store = desk.desk.bundle(directory)
-            store.demand_room(content.repo, content.commit, content.apps)
-            author.copy_content(desk.desk, store, content)
+            load = content.load
+            store.demand_room(load.repo, load.commit, load.apps)
+            author.copy_content(desk.desk, store, load)
     books.change(act)
     return show(desk, directory)
 
