@@ -291,7 +291,7 @@ def _bundle_diff(args: argparse.Namespace) -> int:
 def _desk() -> Iterator[Desk]:
     bar = progress.progress()
     try:
-        yield wiring.author_desk(bar or no_progress)
+        yield wiring.author_desk(bar or no_progress, text.warn)
     finally:
         if bar:
             bar.close()

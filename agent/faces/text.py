@@ -1,6 +1,7 @@
 """Outcomes as sentences for people and as JSON for programs; the words are the same."""
 
 import json
+import sys
 from enum import Enum
 
 from agent.core.outcome import ExitCode, NextStep, Outcome
@@ -23,6 +24,11 @@ def outcome_text(outcome: Outcome) -> str:
         lines.append(f"next: {outcome.next_step.value}")
         lines.append(f"  {outcome.next_step.sentence}")
     return "\n".join(lines)
+
+
+def warn(message: str, hint: str) -> None:
+    """Say what may go wrong, beside the answer."""
+    print(f"warning: {message}" + (f"\n  {hint}" if hint else ""), file=sys.stderr)
 
 
 def outcome_json(outcome: Outcome, command: str) -> str:

@@ -408,6 +408,15 @@ class Load:
     apps: Sequence[NewApp]
 
 
+def _warn_of_tag(desk: Desk, tag: str, tags: Sequence[str]) -> None:
+    if tag and tags and tag not in tags:
+        desk.warn(
+            f"the Target gets tag {tag!r}; 'factory-config.yml' gives that branch "
+            f"{', '.join(map(repr, tags))}",
+            "devices with another tag refuse the bundle: is the branch the one you mean?",
+        )
+
+
 def add_content(desk: Desk, bundle: BundleFiles, target: str, load: Load) -> None:
     """Make sure that a Target's content fits, remember that it is on its way, and copy it.
 
@@ -448,8 +457,9 @@ def planned(desk: Desk, spec: BundleSpec) -> Iterator[Content]:
     sources = find_sources(
         desk, spec.git, spec.apps, prefix=spec.registry_prefix, version=_version(spec)
     )
+    _warn_of_tag(desk, spec.tag, sources.tags)
     with desk.plan_apps(sources.apps, spec.images, spec.registry_prefix, spec.arch) as apps:
-        load = Load(spec.ostree_repo, commit, _carried(apps, sources))
+        load = Load(spec.ostree_repo, commit, _carried(desk, apps, sources))
         yield Content(load, apps, sources)
 
 
@@ -507,11 +517,14 @@ def _version(spec: BundleSpec) -> int:
     return authoring.version_of(spec.target) if spec.version is None else spec.version
 
 
-def _carried(apps: Sequence[NewApp], sources: Sources) -> list[NewApp]:
+def _carried(desk: Desk, apps: Sequence[NewApp], sources: Sources) -> list[NewApp]:
     """Return the Apps the bundle carries; the Target lists all of them."""
     names = [app.ref.name for app in apps]
     if unknown := sources.fetch.unknown(names):
-        log.warning("shortlist.unmatched", apps=list(unknown))
+        desk.warn(
+            f"the shortlist names {', '.join(unknown)}, and there is no such App",
+            "correct 'app_shortlist' or FETCH_APPS_SHORTLIST in 'factory-config.yml'",
+        )
     kept = sources.fetch.carried(names)
     return [app for app in apps if app.ref.name in kept]
 

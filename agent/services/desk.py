@@ -55,17 +55,26 @@ class Revision(Protocol):
     def branch(self) -> str:
         """The branch that named it, as ``refs/heads/<name>``; else empty."""
 
-    def holds(self, name: str) -> bool:
-        """Whether something of that name lies directly in it."""
+    def read(self, name: str, limit: int) -> bytes | None:
+        """Return a file at its top, None when there is none.
+
+        Raises:
+            AuthoringError: it is longer than ``limit`` bytes, or cannot be read.
+        """
 
     def apps(
-        self, *, spell: Callable[[str], str], submodules: Mapping[str, Path]
+        self,
+        *,
+        spell: Callable[[str], str],
+        submodules: Mapping[str, Path],
+        compose_files: Sequence[str],
     ) -> tuple[AppSource, ...]:
         """Return its Compose Apps, found as a factory's CI finds them.
 
         Args:
             spell: which image a reference of their compose files means.
             submodules: clones of submodules by their path.
+            compose_files: those that CI would merge, where an App has them.
 
         Raises:
             AuthoringError: a directory cannot be used as an App.
@@ -156,6 +165,14 @@ class BundleFiles(Protocol):
         """Read all content and name what is missing or differs from its digest."""
 
 
+Warn = Callable[[str, str], None]
+"""Tells a person what may go wrong, and what to do about it."""
+
+
+def no_warning(_message: str, _hint: str) -> None:
+    """Tell nobody."""
+
+
 @dataclass(frozen=True, slots=True)
 class Desk:
     """Every port of an author."""
@@ -173,3 +190,4 @@ class Desk:
     now: Callable[[], datetime]
     revision: Callable[[str], Revision]
     progress: Progress = no_progress
+    warn: Warn = no_warning

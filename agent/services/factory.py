@@ -209,6 +209,7 @@ def add_target(desk: FactoryDesk, directory: Path, spec: BundleSpec) -> FactoryI
     key = desk.desk.keys(directory).online().targets
     spec = replace(spec, registry_prefix=spec.registry_prefix or _prefix(books))
     with author.planned(desk.desk, spec) as content:
+        spec = replace(spec, tag=spec.tag or _tag_of_branch(content.sources.tags))
         entry = author.new_entry(spec, now, content)
 
         def act(changed: Books) -> str:
@@ -223,6 +224,16 @@ def add_target(desk: FactoryDesk, directory: Path, spec: BundleSpec) -> FactoryI
             author.copy_content(desk.desk, store, load)
     books.change(act)
     return show(desk, directory)
+
+
+def _tag_of_branch(tags: Sequence[str]) -> str:
+    if len(tags) == 1:
+        return tags[0]
+    found = f"'factory-config.yml' gives the branch {len(tags)}" if tags else "none is named"
+    raise AuthoringError(
+        f"the Target needs one tag, and {found}",
+        hint=f"name it with --tag{': ' if tags else ''}{', '.join(tags)}",
+    )
 
 
 def _prefix(books: FactoryBooks) -> str:

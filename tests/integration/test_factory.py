@@ -23,6 +23,7 @@ from tests.app_store import make_image, tar_of
 from tests.authoring_desk import files_below
 from tests.factory_desk import FactoryShop, factory_shop
 from tests.field import Field, finished
+from tests.git_repos import add_commit, bare_repo
 from tests.image_files import oci_layout
 from tests.ostree_device import archive_repo, make_commit
 
@@ -510,6 +511,28 @@ class TestCommands:
             ["factory", "target", "add", name, "--tag", "main", "--hardware-id", "rpi",
              "--ostree-repo", "repo", "--commit", commit, "--factory-dir", "factory"]
         )  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("tags", "words"),
+        [(["devel"], ""), ([], "none is named"), (["a", "b"], "gives the branch 2")],
+    )
+    def test_the_branch_may_say_the_tag(
+        self, desk: Path, tags: list[str], words: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        tagging = ", ".join(f"{{tag: {tag}}}" for tag in tags)
+        text = f"containers: {{tagging: {{refs/heads/main: [{tagging}]}}}}"
+        add_commit(bare_repo(desk / "ci.git"), {"factory-config.yml": text.encode()})
+        commit = make_commit(desk / "repo", {"usr/share/version": b"2\n"})
+        done = usb_update(
+            ["factory", "target", "add", "rpi-lmp-43", "--hardware-id", "rpi", "--ostree-repo",
+             "repo", "--commit", commit, "--factory-dir", "factory", "--factory-config", "ci.git",
+             "--branch", "main"]
+        )  # fmt: skip
+        out = capsys.readouterr()
+
+        assert done == (1 if words else 0)
+        assert words in out.err
+        assert words or "rpi-lmp-43\ttags: devel" in out.out
 
     def test_a_walk_from_ci_to_production(
         self, desk: Path, capsys: pytest.CaptureFixture[str]
