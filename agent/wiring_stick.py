@@ -8,11 +8,13 @@ from pathlib import Path
 from agent import wiring
 from agent.adapters import mountinfo
 from agent.adapters.authoring import stickdisk, stickfiles, stickmend, stickprobe
+from agent.adapters.authoring.claims import claimed
+from agent.adapters.authoring.destination import LOCK
 from agent.adapters.medium import find_bundles
 from agent.adapters.udev import system_disks
 from agent.core.config import Settings
 from agent.core.stick import BlockEvent
-from agent.core.stickplan import FILE_SYSTEMS, Disk, bearer
+from agent.core.stickplan import FILE_SYSTEMS, STICK_DIRECTORY, Disk, bearer
 from agent.ports import Progress
 from agent.services.author import DeviceGuess
 from agent.services.station import no_progress
@@ -42,6 +44,7 @@ def stick_desk(progress: Progress = no_progress) -> StickDesk:
         fs_type=mounted_type,
         make_file_system=stickdisk.make_file_system,
         tree=stickfiles.read_tree,
+        alone=lambda place: claimed(place, place / STICK_DIRECTORY / LOCK, "writes this stick"),
         stick=lambda place, name: stickfiles.StickDirectory(place, name, mounted_type(place)),
         pack=lambda place, name: stickfiles.StickPack(place, name, mounted_type(place)),
         find_bundles=find_bundles,

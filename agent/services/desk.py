@@ -154,6 +154,13 @@ class BundleFiles(Protocol):
     def strays(self) -> tuple[str, ...]:
         """Name files that do not belong where they are and may make a device refuse."""
 
+    def opened(self, progress: Progress) -> AbstractContextManager["BundleFiles"]:
+        """Keep all that it holds at hand as files, for the duration.
+
+        Raises:
+            AuthoringError, BundleError: it cannot be.
+        """
+
     def contents(self, target: Target) -> Contents:
         """Return what it holds of a Target, measured and not believed.
 

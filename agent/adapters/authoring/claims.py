@@ -41,7 +41,8 @@ def claimed(path: Path, lock: Path, act: str) -> Iterator[None]:
             os.write(fd, _holder(act).encode())
             yield
         finally:
-            lock.unlink(missing_ok=True)  # while it is held: nobody can have locked another one
+            with suppress(OSError):  # a stick may be gone
+                lock.unlink()  # while it is held: nobody can have locked another one
             os.close(fd)
     finally:
         for directory in made:

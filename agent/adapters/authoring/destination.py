@@ -7,7 +7,7 @@ stick out earlier holds no bundle, or the one from before.
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -189,6 +189,11 @@ class BundleDirectory:
     def strays(self) -> tuple[str, ...]:
         """Name files that do not belong where they are and may make a device refuse."""
         return examine.strays(self.path)
+
+    def opened(self, progress: Progress) -> AbstractContextManager["BundleDirectory"]:
+        """See `services.desk.BundleFiles`; it is, already."""
+        del progress
+        return nullcontext(self)
 
     def contents(self, target: Target) -> Contents:
         """Return what it holds of a Target.

@@ -18,11 +18,15 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from agent.adapters import files, packfile, shell, sticktree
-from agent.adapters.authoring import examine
 from agent.adapters.authoring.claims import claimed
 from agent.adapters.authoring.commits import free_bytes
-from agent.adapters.authoring.contents import contents
-from agent.adapters.authoring.destination import FAT_FILE_LIMIT_BYTES, LOCK, existing, is_fat
+from agent.adapters.authoring.destination import (
+    FAT_FILE_LIMIT_BYTES,
+    LOCK,
+    BundleDirectory,
+    existing,
+    is_fat,
+)
 from agent.core.authoring import AuthoringError
 from agent.core.difference import Contents
 from agent.core.errors import BundleError
@@ -36,6 +40,8 @@ ENTRIES_LIMIT = 4_000_000  # in one bundle: 2 000 000 objects in 256 directories
 DEPTH_LIMIT = 16  # directories below a part; a registry's repositories nest
 IMAGE_TIMEOUT_S = 6 * 3600.0  # a slow stick and a large rootfs
 PART = ".part"
+PACK_HINT = "write the pack to a larger disk, then copy it to the stick"
+UNPACK_HINT = "name a place on a larger disk; TMPDIR names it for what is only looked at"
 SCRATCH = ".scratch"
 # Everything that would tell two copies of one bundle apart, and all compression, is off.
 # The kernel wants to know the compressor all the same; gzip it has whenever it has squashfs.
@@ -81,7 +87,7 @@ class PackDirectory:
         """See `services.pack.PackFiles`."""
         content = _demand_content(bundle)
         self._demand_length(path, content)
-        _demand_room(path, 2 * content)  # the image alone, and the pack
+        _demand_room(path.parent, 2 * content)  # the image alone, and the pack
         with _new_file(path) as file, _scratch(path.parent / f".{path.name}{SCRATCH}") as scratch:
             image = scratch / "image"
             _make_image(bundle, image)
@@ -99,7 +105,7 @@ class PackDirectory:
         image = header.facts.image(header.seal.offset)
         length = len(head) + image.size + tree_size(image.size)
         self._demand_length(path, length)
-        _demand_room(path, length)
+        _demand_room(path.parent, length)
 
         def written() -> Iterator[bytes]:
             done = 0
@@ -118,6 +124,7 @@ class PackDirectory:
     ) -> None:
         """See `services.pack.PackFiles`."""
         image = header.facts.image(header.seal.offset)
+        _demand_room(destination, 2 * image.size, UNPACK_HINT)
         with _scratch(destination / SCRATCH) as scratch:
             packfile.copy_image(path, image, scratch / "image", self.progress)
             _extract(scratch / "image", scratch / "content")
@@ -200,25 +207,27 @@ class PackedBundle:
         """See `services.desk.BundleFiles`; none was packed."""
         return ()
 
-    def contents(self, target: Target) -> Contents:
-        """See `services.desk.BundleFiles`. Unpacks the whole image to read it."""
-        with self._unpacked(lambda *_: None) as place:
-            return contents(place, target)
-
-    def damaged(self, targets: Sequence[Target], progress: Progress) -> tuple[str, ...]:
-        """See `services.desk.BundleFiles`. Unpacks the whole image to read it."""
-        try:
-            with self._unpacked(progress) as place:
-                return examine.damaged(place, targets, progress)
-        except BundleError as e:
-            return (e.message,)
-
     @contextmanager
-    def _unpacked(self, progress: Progress) -> Iterator[Path]:
+    def opened(self, progress: Progress) -> Iterator[BundleDirectory]:
+        """See `services.desk.BundleFiles`. Unpacks the whole image into ``TMPDIR``."""
         with tempfile.TemporaryDirectory(prefix="usb-update-") as scratch:
             place = Path(scratch, "bundle")
-            PackDirectory(progress).unpack(self.path, packfile.read_header(self.path), place)
-            yield place
+            header = packfile.read_header(self.path)
+            PackDirectory(progress).unpack(self.path, header, place)
+            yield BundleDirectory(place)
+
+    def contents(self, target: Target) -> Contents:
+        """See `services.desk.BundleFiles`."""
+        with self.opened(lambda *_: None) as bundle:
+            return bundle.contents(target)
+
+    def damaged(self, targets: Sequence[Target], progress: Progress) -> tuple[str, ...]:
+        """See `services.desk.BundleFiles`."""
+        try:
+            with self.opened(progress) as bundle:
+                return bundle.damaged(targets, progress)
+        except BundleError as e:
+            return (e.message,)
 
 
 def _demand_content(bundle: Path) -> int:
@@ -248,12 +257,11 @@ def _parts(bundle: Path) -> tuple[str, ...]:
     return tuple(part for part in PARTS if (bundle / part).is_dir())
 
 
-def _demand_room(path: Path, needed: int) -> None:
-    free = free_bytes(existing(path.parent))
+def _demand_room(place: Path, needed: int, hint: str = PACK_HINT) -> None:
+    free = free_bytes(existing(place))
     if needed > free:
         raise AuthoringError(
-            f"'{path.parent}' has {free} bytes free; {needed} are needed for a while",
-            hint="write the pack to a larger disk, then copy it to the stick",
+            f"'{place}' has {free} bytes free; {needed} are needed for a while", hint=hint
         )
 
 
