@@ -55,9 +55,12 @@ def add_commands(subparsers: Subparsers) -> None:
 
 def add_key_commands(keys: Subparsers) -> None:
     """Add what is done with a factory's keys to the command group ``keys``."""
-    rotate = command(keys, "rotate", "put a new key in the place of an offline one")
+    rotate = command(keys, "rotate", "put a new key in the place of an old one")
     rotate.add_argument(
-        "--role", choices=("root", "targets"), required=True, help="whose offline key"
+        "--role",
+        choices=("root", "targets", "snapshot", "timestamp"),
+        required=True,
+        help="whose key; of targets, the offline one",
     )
     rotate.add_argument("--type", choices=("ed25519", "rsa"), default="ed25519", help="(ed25519)")
     rotate.add_argument(
@@ -277,6 +280,7 @@ def _rotate(args: argparse.Namespace) -> int:
         )
     print(f"root version {version} has a new {args.role} key: '{archive}'")
     print("the old one lies beside it and counts no more; keep copies of the new one")
+    print("make the bundles anew: devices that have seen the new root refuse older ones")
     return OK
 
 

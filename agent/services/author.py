@@ -291,7 +291,8 @@ def _demand_listed(job: _Job) -> None:
             raise AuthoringError(
                 f"online {role.value} key {keyid} in '{job.spec.keys}' is not in root version "
                 f"{job.root.version}",
-                hint="the archives in 'keys' and the chain in 'roots' belong together",
+                hint="the archives in 'keys' and the chain in 'roots' belong together; a 'keys "
+                "rotate' that was interrupted is repeated",
             )
 
 
