@@ -123,7 +123,7 @@ class BundleDirectory:
             AuthoringError: it does not, or a file is too large for the file system.
         """
         blobs = self.store.missing(apps)
-        content = sum(blob.descriptor.size for blob in blobs)
+        content = sum(blob.descriptor.size - self.store.begun(blob) for blob in blobs)
         views = sum(app.view_size for app in apps)
         rootfs = OstreeCommits(repo).size(commit, self.repo)
         place = existing(self.path)
