@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from agent.adapters.ostree import OstreeSysroot
     from agent.adapters.systemd import SystemdServices
     from agent.core.finding import Finding
-    from agent.services.desk import Desk, FactoryKeys
+    from agent.services.desk import Desk, FactoryKeys, Warn
     from agent.services.factory import FactoryDesk
     from agent.services.fetch import FactorySource
     from agent.services.pack import PackFiles
@@ -240,15 +240,16 @@ def _station(
     )
 
 
-def author_desk(progress: Progress = no_progress) -> "Desk":
+def author_desk(progress: Progress = no_progress, warn: "Warn | None" = None) -> "Desk":
     """Open an author's desk: what `services.author` works with.
 
     Args:
         progress: told how far copying has come.
+        warn: told what may go wrong; None tells nobody.
     """
     # Only who makes or examines bundles pays for these.
     from agent.adapters import authoring, gitsource, keyfiles  # noqa: PLC0415
-    from agent.services.desk import Desk  # noqa: PLC0415
+    from agent.services.desk import Desk, no_warning  # noqa: PLC0415
 
     journal.set_up(DESK_LOG_LEVEL)
     return Desk(
@@ -262,6 +263,7 @@ def author_desk(progress: Progress = no_progress) -> "Desk":
         now=clock.SystemClock().now,
         revision=gitsource.open_revision,
         progress=progress,
+        warn=warn or no_warning,
     )
 
 
@@ -293,14 +295,14 @@ def factory_keys(directory: Path) -> "FactoryKeys":
     return factorydir.FactoryKeys(books, archives) if books.exists else archives
 
 
-def factory_desk(progress: Progress = no_progress) -> "FactoryDesk":
+def factory_desk(progress: Progress = no_progress, warn: "Warn | None" = None) -> "FactoryDesk":
     """Open an author's desk with factories on it: what `services.factory` works with."""
     from agent.adapters import keyfiles  # noqa: PLC0415
     from agent.adapters.authoring import factorydir, storedapps  # noqa: PLC0415
     from agent.services.factory import FactoryDesk  # noqa: PLC0415
 
     return FactoryDesk(
-        desk=author_desk(progress),
+        desk=author_desk(progress, warn),
         books=factorydir.FactoryDirectory,
         read_archives=keyfiles.read_archives,
         put_key=keyfiles.put_key,

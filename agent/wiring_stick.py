@@ -8,6 +8,8 @@ from pathlib import Path
 from agent import wiring
 from agent.adapters import mountinfo
 from agent.adapters.authoring import stickdisk, stickfiles, stickmend, stickprobe
+from agent.adapters.authoring.claims import claimed
+from agent.adapters.authoring.destination import LOCK
 from agent.adapters.medium import find_bundles
 from agent.adapters.udev import system_disks
 from agent.core.config import Settings
@@ -42,6 +44,7 @@ def stick_desk(progress: Progress = no_progress) -> StickDesk:
         fs_type=mounted_type,
         make_file_system=stickdisk.make_file_system,
         tree=stickfiles.read_tree,
+        alone=lambda place: claimed(place, place / LOCK, "writes this stick"),
         stick=lambda place, name: stickfiles.StickDirectory(place, name, mounted_type(place)),
         pack=lambda place, name: stickfiles.StickPack(place, name, mounted_type(place)),
         find_bundles=find_bundles,

@@ -1,7 +1,7 @@
 """An author's desk for tests: real adapters, a clock that stands still."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,15 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 @dataclass
 class Workshop:
-    """A factory in a directory: keys, an OSTree repository, and one Target after another."""
+    """A factory in a directory: keys, an OSTree repository, and one Target after another.
+
+    Attributes:
+        warned: what a person was warned of, hints included.
+    """
 
     path: Path
     now: datetime = NOW
+    warned: list[str] = field(default_factory=list)
 
     @property
     def keys(self) -> Path:
@@ -54,6 +59,7 @@ class Workshop:
             now=lambda: self.now,
             revision=gitsource.open_revision,
             progress=progress,
+            warn=lambda message, hint: self.warned.append(f"{message}|{hint}"),
         )
 
     def commit(self, version: str = "1") -> str:

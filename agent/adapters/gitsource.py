@@ -12,7 +12,7 @@ Uses pygit2, imported when a repository is opened.
 """
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, cast
 
 from agent.core.appfiles import COMPOSE_NAME, IGNORE_NAME, AppFile, AppSource, Kind
 from agent.core.authoring import AuthoringError
+from agent.core.prebuild import DEFAULT, demand_one_file
 
 if TYPE_CHECKING:
     import yaml
@@ -166,10 +167,6 @@ class GitRevision:
     branch: str
     tree: "_Tree"
 
-    def holds(self, name: str) -> bool:
-        """Whether something of that name lies directly in the tree."""
-        return any(entry.name == name for entry in self.tree.entries())
-
     def document(self, name: str, limit: int) -> object:
         """Return the values of a YAML file; None when there is none, or nothing in it.
 
@@ -179,8 +176,20 @@ class GitRevision:
         data = self.tree.read(name, limit)
         return None if data is None else _yaml(data, f"'{name}' in {self.tree.where}")
 
+    def read(self, name: str, limit: int) -> bytes | None:
+        """Return a file at the top, None when there is none.
+
+        Raises:
+            AuthoringError: it is no regular file, too long, or cannot be read.
+        """
+        return self.tree.read(name, limit)
+
     def apps(
-        self, *, spell: Spell = str, submodules: Mapping[str, Path] | None = None
+        self,
+        *,
+        spell: Spell = str,
+        submodules: Mapping[str, Path] | None = None,
+        compose_files: Sequence[str] = DEFAULT,
     ) -> tuple[AppSource, ...]:
         """Return the Compose Apps of this commit, by name.
 
@@ -188,6 +197,7 @@ class GitRevision:
             spell: which image a reference of their compose files means.
             submodules: clones of submodules by their path in the tree; what a submodule
                 holds is not in this repository.
+            compose_files: those that CI would merge, where an App has them.
 
         Raises:
             AuthoringError: a directory cannot be used as an App, or it is not known
@@ -199,7 +209,10 @@ class GitRevision:
             for entry in root.entries()
             if not entry.name.endswith(DISABLED) and (tree := root.directory(entry)) is not None
         )
-        return tuple(app for app in found if app.is_app())
+        apps = tuple(app for app in found if app.is_app())
+        for app in apps:
+            demand_one_file(app.where, [name for name in compose_files if app.tree.has(name)])
+        return apps
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +354,10 @@ class _Tree:
         if entry.mode not in FILES:
             raise AuthoringError(f"{self._path(name)!r} in {self.where} is not a regular file")
         return self._blob(entry, limit)
+
+    def has(self, path: str) -> bool:
+        """Whether something lies at a path."""
+        return bool(self._mode_at(path))
 
     def directory(self, entry: _Entry) -> "_Tree | None":
         """Return a directory in this root, None for what is no directory.

@@ -14,7 +14,6 @@ from typing import IO, Protocol
 from agent.core.authoring import AuthoringError
 
 COMPOSE_NAME = "docker-compose.yml"
-COMPOSE_LIMIT_BYTES = 1024 * 1024  # the reference's limit
 IGNORE_NAME = ".composeappignores"
 
 LFS_HEAD = b"version https://git-lfs.github.com/spec/v"

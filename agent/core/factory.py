@@ -458,7 +458,7 @@ def rotate(  # noqa: PLR0913  all but the first are named where it is called
 
     Args:
         books: changed.
-        role: root or targets.
+        role: whose key.
         old: id of the key that leaves.
         new: the key that comes.
         signers: root keys that sign the new roots, in this order.

@@ -126,6 +126,24 @@ def compose_files(document: object, branch: str) -> tuple[str, ...]:
     return _words(COMPOSE_FILES, found.get(COMPOSE_FILES), expected="file names in quotes")
 
 
+def branch_tags(document: object, branch: str) -> tuple[str, ...]:
+    """Return the tags that CI gives what it builds of a branch of the containers; often none.
+
+    Raises:
+        AuthoringError: a value is not what its key asks for.
+    """
+    tagging = _table(_table(document, "containers"), "tagging").get(branch)
+    if tagging is None:
+        return ()
+    if not isinstance(tagging, list) or not all(isinstance(_tag(entry), str) for entry in tagging):
+        raise _wrong(f"tagging of '{branch}'", "a list of 'tag: NAME'", tagging)
+    return tuple(dict.fromkeys(str(_tag(entry)) for entry in tagging))
+
+
+def _tag(entry: object) -> object:
+    return entry.get("tag") if isinstance(entry, Mapping) else None
+
+
 def _params(containers: Table, branch: str, wanted: AbstractSet[str], what: str) -> Table:
     options = _table(containers, "ref_options")
     if branch:

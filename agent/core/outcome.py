@@ -12,7 +12,11 @@ from typing import Self
 
 
 class NextStep(StrEnum):
-    """What a person or a script does next; the value is the wire's spelling."""
+    """What a person or a script does next; the value is the wire's spelling.
+
+    The sentences name ``usb-update``, which is always there; a face that was called by
+    another name says that one (`faces.text.spoken`).
+    """
 
     sentence: str
 
@@ -24,19 +28,19 @@ class NextStep(StrEnum):
         return member
 
     NOTHING = "nothing", "Nothing is left to do."
-    RUN = "run", "Run 'aklite-offline run' to start the updated Apps."
+    RUN = "run", "Run 'usb-update run' to start the updated Apps."
     REBOOT_THEN_RUN = (
         "reboot-then-run",
-        "Reboot the device; then 'aklite-offline run' finishes the update.",
+        "Reboot the device; then 'usb-update run' finishes the update.",
     )
     REBOOT_THEN_INSTALL = "reboot-then-install", "Reboot the device, then install again."
     REBOOT_WHEN_CONVENIENT = (
         "reboot-when-convenient",
         "Reboot when convenient to confirm the new boot firmware.",
     )
-    RUN_FIRST = "run-first", "Finish the earlier installation with 'aklite-offline run' first."
-    INSTALL = "install", "Run 'aklite-offline install' with the same source."
-    INSTALL_FIRST = "install-first", "Run 'aklite-offline install' first."
+    RUN_FIRST = "run-first", "Finish the earlier installation with 'usb-update run' first."
+    INSTALL = "install", "Run 'usb-update install' with the same source."
+    INSTALL_FIRST = "install-first", "Run 'usb-update install' first."
     NEW_BUNDLE = "new-bundle", "Ask for a new bundle; this one cannot be used on this device."
     CHECK_BUNDLE = "check-bundle", "Copy the bundle to the stick again, or ask for a new one."
     CHECK_DEVICE = "check-device", "Read the message above, mend the device, then try again."

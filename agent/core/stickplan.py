@@ -275,9 +275,9 @@ def path_problems(paths: Sequence[str]) -> Iterator[str]:
     """Yield what FAT cannot hold among the paths of one bundle."""
     for path in paths:
         if problem := _name_problem(path.rpartition("/")[2]):
-            yield f"'{path}' {problem}"
+            yield f"{path!r} {problem}"
     for one, other in _clashes(paths):
-        yield f"'{one}' and '{other}' are one name on FAT"
+        yield f"{one!r} and {other!r} are one name on FAT"
 
 
 def long_paths(name: str, tree: Tree) -> str:
@@ -307,9 +307,9 @@ def _name_problem(name: str) -> str:
 def _clashes(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
     seen: dict[str, str] = {}
     for path in paths:
-        other = seen.setdefault(path.casefold(), path)
-        if other is not path:
+        if (other := seen.get(path.casefold())) is not None:
             yield other, path
+        seen.setdefault(path.casefold(), path)
 
 
 def missing(tree: Tree, held: Mapping[str, int]) -> tuple[StickFile, ...]:

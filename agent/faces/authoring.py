@@ -159,8 +159,8 @@ def _add_verify(group: "argparse._SubParsersAction[Any]") -> None:
 def _add_diff(group: "argparse._SubParsersAction[Any]") -> None:
     diff = _command(group, "diff", "say what changes from one bundle to another")
     add = diff.add_argument
-    add("before", metavar="A", type=Path, help="the bundle a device has")
-    add("after", metavar="B", type=Path, help="the bundle it gets")
+    add("before", metavar="A", type=Path, help="the bundle a device has: directory or .usbu file")
+    add("after", metavar="B", type=Path, help="the bundle it gets: directory or .usbu file")
     add("--all", action="store_true", help="name every path that changes")
     add("--json", action="store_true", help="print one JSON object")
     diff.set_defaults(func=_bundle_diff)
@@ -291,7 +291,7 @@ def _bundle_diff(args: argparse.Namespace) -> int:
 def _desk() -> Iterator[Desk]:
     bar = progress.progress()
     try:
-        yield wiring.author_desk(bar or no_progress)
+        yield wiring.author_desk(bar or no_progress, text.warn)
     finally:
         if bar:
             bar.close()

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from agent.core.errors import AgentError
 from agent.core.outcome import CheckExit, ExitCode, InstallExit, RunExit
-from agent.faces.text import exit_table
+from agent.faces.text import exit_table, spoken
 from agent.log import get_logger
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
@@ -91,7 +91,8 @@ def _run(args: argparse.Namespace) -> int:
         with _stoppable():
             return int(args.func(args))
     except AgentError as e:
-        print(f"{e.message}" + (f"\n  {e.hint}" if e.hint else ""), file=sys.stderr)
+        said = f"{e.message}" + (f"\n  {e.hint}" if e.hint else "")
+        print(spoken(said, args.program), file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
         print("interrupted; type the same command again to go on", file=sys.stderr)
@@ -147,7 +148,7 @@ def _parser(
     prog: str, text: str, arguments: list[str], others: tuple[tuple[str, str, str], ...]
 ) -> Parser:
     parser = Parser(prog=prog, description=text)
-    parser.set_defaults(func=None)
+    parser.set_defaults(func=None, program=prog)
     subparsers = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
     _add_four(subparsers)
     typed = next((word for word in arguments if not word.startswith("-")), "")

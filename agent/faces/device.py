@@ -132,7 +132,8 @@ def _answer(args: argparse.Namespace, walk: Walk) -> int:
     finally:
         if bar:
             bar.close()
-    print(outcome_json(outcome, args.command) if args.json else outcome_text(outcome))
+    said = outcome_json(outcome, args.command, args.program)
+    print(said if args.json else outcome_text(outcome, args.program))
     return int(outcome.exit)
 
 

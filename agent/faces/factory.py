@@ -14,7 +14,7 @@ from agent.core.factory import Wave, WaveState
 from agent.core.keys import ED25519, RSA
 from agent.core.target import Target
 from agent.core.tuf import Role
-from agent.faces import gitoptions, progress
+from agent.faces import gitoptions, progress, text
 from agent.faces.grouping import command, group
 from agent.services import author, factory
 from agent.services.author import BundleInfo, BundleSpec
@@ -55,9 +55,12 @@ def add_commands(subparsers: Subparsers) -> None:
 
 def add_key_commands(keys: Subparsers) -> None:
     """Add what is done with a factory's keys to the command group ``keys``."""
-    rotate = command(keys, "rotate", "put a new key in the place of an offline one")
+    rotate = command(keys, "rotate", "put a new key in the place of an old one")
     rotate.add_argument(
-        "--role", choices=("root", "targets"), required=True, help="whose offline key"
+        "--role",
+        choices=("root", "targets", "snapshot", "timestamp"),
+        required=True,
+        help="whose key; of targets, the offline one",
     )
     rotate.add_argument("--type", choices=("ed25519", "rsa"), default="ed25519", help="(ed25519)")
     rotate.add_argument(
@@ -109,7 +112,7 @@ def _add_target(target: Subparsers) -> None:
     parser = command(target, "add", "add a CI Target with its content, or renew the CI Targets")
     add = parser.add_argument
     add("target", metavar="TARGET_NAME", help="e.g. raspberrypi4-64-lmp-42")
-    add("--tag", metavar="TAG", required=True, help="release channel of the devices")
+    add("--tag", metavar="TAG", default="", help="release channel (the only one of the branch)")
     add("--hardware-id", metavar="ID", required=True, help="of the devices")
     add("--version", metavar="N", type=int, help="default: the number the name ends in")
     add("--ostree-repo", metavar="REPO", type=Path, required=True, help="local repository")
@@ -277,6 +280,7 @@ def _rotate(args: argparse.Namespace) -> int:
         )
     print(f"root version {version} has a new {args.role} key: '{archive}'")
     print("the old one lies beside it and counts no more; keep copies of the new one")
+    print("make the bundles anew: devices that have seen the new root refuse older ones")
     return OK
 
 
@@ -344,7 +348,7 @@ def _demand_no_content(args: argparse.Namespace) -> None:
 def _desk() -> Iterator[FactoryDesk]:
     bar = progress.progress()
     try:
-        yield wiring.factory_desk(bar or no_progress)
+        yield wiring.factory_desk(bar or no_progress, text.warn)
     finally:
         if bar:
             bar.close()

@@ -1,17 +1,31 @@
 """Outcomes as sentences for people and as JSON for programs; the words are the same."""
 
 import json
+import re
+import sys
 from enum import Enum
 
 from agent.core.outcome import ExitCode, NextStep, Outcome
 from agent.core.target import Target
 
+PROGRAM = "usb-update"
+_OURS = re.compile(rf"'{PROGRAM} (?=(?:check|install|run|current)\b)")
 
-def outcome_text(outcome: Outcome) -> str:
+
+def spoken(text: str, program: str) -> str:
+    """Let words name the program that the person typed, where it has the command."""
+    return _OURS.sub(f"'{program} ", text)
+
+
+def outcome_text(outcome: Outcome, program: str = PROGRAM) -> str:
     """Say an outcome in two to four lines.
 
     The first is the answer, the second the facts, then what to do, then the next step in
     the one word that scripts look for.
+
+    Args:
+        outcome: of a command.
+        program: as the person typed it.
     """
     head = f"{outcome.target}: " if outcome.target else ""
     lines = [f"{head}{outcome.exit.meaning}"]
@@ -22,10 +36,15 @@ def outcome_text(outcome: Outcome) -> str:
     if outcome.next_step is not NextStep.NOTHING:
         lines.append(f"next: {outcome.next_step.value}")
         lines.append(f"  {outcome.next_step.sentence}")
-    return "\n".join(lines)
+    return spoken("\n".join(lines), program)
 
 
-def outcome_json(outcome: Outcome, command: str) -> str:
+def warn(message: str, hint: str) -> None:
+    """Say what may go wrong, beside the answer."""
+    print(f"warning: {message}" + (f"\n  {hint}" if hint else ""), file=sys.stderr)
+
+
+def outcome_json(outcome: Outcome, command: str, program: str = PROGRAM) -> str:
     """Say an outcome as one JSON object on one line."""
     return json.dumps(
         {
@@ -38,7 +57,7 @@ def outcome_json(outcome: Outcome, command: str) -> str:
             "version": outcome.version,
             "reason": outcome.reason,
             "message": outcome.message,
-            "hint": outcome.hint,
+            "hint": spoken(outcome.hint, program),
         }
     )
 

@@ -40,7 +40,7 @@ from agent.core.tuf import Role, Root
 from agent.core.verify import BundleSigners, bundle_signers, verify_bundle, verify_roots
 from agent.log import get_logger
 from agent.ports import Progress
-from agent.services.desk import BundleFiles, Desk, NewApp
+from agent.services.desk import BundleFiles, Desk, FactoryKeys, NewApp
 from agent.services.sources import NO_GIT, GitSpec, Sources, find_sources
 from agent.services.together import together
 
@@ -250,10 +250,17 @@ def create_bundle(desk: Desk, spec: BundleSpec) -> BundleInfo:
             content that nothing lists.
     """
     factory = desk.keys(spec.keys)
-    roots = factory.roots(spec.bundle_type)
-    job = _Job(spec, latest(roots), factory.online(), desk.now())
+    root = latest(factory.roots(spec.bundle_type))
+    job = _Job(spec, root, factory.online(), desk.now())
     _demand_listed(job)
     bundle = desk.bundle(spec.destination)
+    with bundle.alone(f"makes {spec.target!r}"):
+        _create(desk, factory, bundle, job)
+    return show_bundle(desk, spec.destination)
+
+
+def _create(desk: Desk, factory: FactoryKeys, bundle: BundleFiles, job: _Job) -> None:
+    spec, roots = job.spec, factory.roots(job.spec.bundle_type)
     before = _look_before(bundle, job)
     expires = _expiry(job, before)
     factory.versions().next(spec.bundle_type)  # a lost counter is found before anything is written
@@ -264,7 +271,6 @@ def create_bundle(desk: Desk, spec: BundleSpec) -> BundleInfo:
     documents = _issue(job, before, targets, version, expires)
     bundle.publish({**_carried_roots(roots, initial=spec.with_initial_roots), **documents})
     log.info("bundle.created", target=spec.target, path=str(spec.destination), version=version)
-    return show_bundle(desk, spec.destination)
 
 
 def latest(roots: Mapping[str, bytes]) -> Root:
@@ -285,27 +291,47 @@ def _demand_listed(job: _Job) -> None:
             raise AuthoringError(
                 f"online {role.value} key {keyid} in '{job.spec.keys}' is not in root version "
                 f"{job.root.version}",
-                hint="the archives in 'keys' and the chain in 'roots' belong together",
+                hint="the archives in 'keys' and the chain in 'roots' belong together; a 'keys "
+                "rotate' that was interrupted is repeated",
             )
 
 
 def _look_before(bundle: BundleFiles, job: _Job) -> _Before:
     """Read the destination; refuse what must not be touched, before anything is."""
     spec = job.spec
+    documents = documents_before(
+        bundle, spec.target, adds=spec.allow_multiple_targets, renews=spec.tuf_only
+    )
+    return _read_before(documents, bundle, job) if BUNDLE_FILE in documents else _Before(documents)
+
+
+def documents_before(
+    bundle: BundleFiles, target: str, *, adds: bool, renews: bool
+) -> dict[str, bytes]:
+    """Return the metadata of a destination, unless what is there must not be touched.
+
+    What an interrupted command began for the same Target may be.
+
+    Args:
+        bundle: the destination.
+        target: the Target that is to go there.
+        adds: whether it may hold a bundle already.
+        renews: whether it must.
+
+    Raises:
+        AuthoringError: it holds something, or no bundle to renew.
+    """
     occupied = bundle.occupied()
-    mine = bundle.unfinished() == spec.target
-    if occupied and not (spec.allow_multiple_targets or spec.tuf_only or mine):
+    if occupied and not (adds or renews or bundle.unfinished() == target):
         raise AuthoringError(
             f"'{bundle.path}' holds {', '.join(occupied)} already",
             hint="name an empty directory; --allow-multiple-targets adds to a bundle, "
             "--tuf-only renews one",
         )
     documents = bundle.documents()
-    if BUNDLE_FILE not in documents:
-        if spec.tuf_only:
-            raise AuthoringError(f"'{bundle.path}' holds no bundle to renew: no '{BUNDLE_FILE}'")
-        return _Before(documents)
-    return _read_before(documents, bundle, job)
+    if renews and BUNDLE_FILE not in documents:
+        raise AuthoringError(f"'{bundle.path}' holds no bundle to renew: no '{BUNDLE_FILE}'")
+    return documents
 
 
 def _read_before(documents: Mapping[str, bytes], bundle: BundleFiles, job: _Job) -> _Before:
@@ -364,10 +390,43 @@ def _add_content(desk: Desk, job: _Job, bundle: BundleFiles, before: _Before) ->
     """Plan, check the room, copy; return the Targets the bundle then has."""
     with planned(desk, job.spec) as content:
         entries = _entries(job, before, content)
-        bundle.demand_room(content.repo, content.commit, content.apps)
-        bundle.begin(job.spec.target)
-        copy_content(desk, bundle, content)
+        add_content(desk, bundle, job.spec.target, content.load)
     return entries
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is copied of a Target.
+
+    Attributes:
+        repo: the OSTree repository its commit is in.
+        commit: 64 hex digits.
+        apps: those that the bundle carries.
+    """
+
+    repo: Path
+    commit: str
+    apps: Sequence[NewApp]
+
+
+def _warn_of_tag(desk: Desk, tag: str, tags: Sequence[str]) -> None:
+    if tag and tags and tag not in tags:
+        desk.warn(
+            f"the Target gets tag {tag!r}; 'factory-config.yml' gives that branch "
+            f"{', '.join(map(repr, tags))}",
+            "devices with another tag refuse the bundle: is the branch the one you mean?",
+        )
+
+
+def add_content(desk: Desk, bundle: BundleFiles, target: str, load: Load) -> None:
+    """Make sure that a Target's content fits, remember that it is on its way, and copy it.
+
+    Raises:
+        AuthoringError: it does not fit, or cannot be copied.
+    """
+    bundle.demand_room(load.repo, load.commit, load.apps)
+    bundle.begin(target)
+    copy_content(desk, bundle, load)
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,17 +434,13 @@ class Content:
     """What a Target consists of, found and not copied yet.
 
     Attributes:
-        repo: the OSTree repository it is in.
-        commit: 64 hex digits.
-        listed: the Target's Apps, planned.
-        apps: those of them that the bundle carries.
+        load: what the bundle carries of it.
+        listed: the Target's Apps, planned; the bundle may carry fewer.
         sources: where the Apps come from.
     """
 
-    repo: Path
-    commit: str
+    load: Load
     listed: Sequence[NewApp]
-    apps: Sequence[NewApp]
     sources: Sources
 
 
@@ -403,20 +458,22 @@ def planned(desk: Desk, spec: BundleSpec) -> Iterator[Content]:
     sources = find_sources(
         desk, spec.git, spec.apps, prefix=spec.registry_prefix, version=_version(spec)
     )
+    _warn_of_tag(desk, spec.tag, sources.tags)
     with desk.plan_apps(sources.apps, spec.images, spec.registry_prefix, spec.arch) as apps:
-        yield Content(spec.ostree_repo, commit, apps, _carried(apps, sources), sources)
+        load = Load(spec.ostree_repo, commit, _carried(desk, apps, sources))
+        yield Content(load, apps, sources)
 
 
-def copy_content(desk: Desk, bundle: BundleFiles, content: Content) -> None:
+def copy_content(desk: Desk, bundle: BundleFiles, load: Load) -> None:
     """Copy a Target's commit and Apps; what is there is not read again."""
 
     def commit(progress: Progress) -> None:
-        bundle.add_commit(content.repo, content.commit, progress)
+        bundle.add_commit(load.repo, load.commit, progress)
 
     def apps(progress: Progress) -> None:
-        bundle.add_apps(content.apps, progress)
+        bundle.add_apps(load.apps, progress)
 
-    together("copying", [commit, apps] if content.apps else [commit], desk.progress)
+    together("copying", [commit, apps] if load.apps else [commit], desk.progress)
 
 
 def _entries(job: _Job, before: _Before, content: Content) -> Mapping[str, Any]:
@@ -461,11 +518,14 @@ def _version(spec: BundleSpec) -> int:
     return authoring.version_of(spec.target) if spec.version is None else spec.version
 
 
-def _carried(apps: Sequence[NewApp], sources: Sources) -> list[NewApp]:
+def _carried(desk: Desk, apps: Sequence[NewApp], sources: Sources) -> list[NewApp]:
     """Return the Apps the bundle carries; the Target lists all of them."""
     names = [app.ref.name for app in apps]
     if unknown := sources.fetch.unknown(names):
-        log.warning("shortlist.unmatched", apps=list(unknown))
+        desk.warn(
+            f"the shortlist names {', '.join(unknown)}, and there is no such App",
+            "correct 'app_shortlist' or FETCH_APPS_SHORTLIST in 'factory-config.yml'",
+        )
     kept = sources.fetch.carried(names)
     return [app for app in apps if app.ref.name in kept]
 
@@ -482,7 +542,7 @@ def _new_target(spec: BundleSpec, now: datetime, content: Content) -> NewTarget:
     return NewTarget(
         name=spec.target,
         version=_version(spec),
-        commit=content.commit,
+        commit=content.load.commit,
         hardware_id=spec.hardware_id,
         tag=spec.tag,
         created=now,
@@ -550,9 +610,10 @@ def sign_bundle(desk: Desk, path: Path, archive: Path) -> BundleInfo:
         AuthoringError: the key is a stranger or has signed, or the bundle cannot be used.
     """
     bundle = desk.bundle(path)
-    documents = bundle.documents()
-    root, key = offline_signer(desk, documents, path, archive)
-    bundle.publish(sign_documents(documents, key, root))
+    with bundle.alone("signs it"):
+        documents = bundle.documents()
+        root, key = offline_signer(desk, documents, path, archive)
+        bundle.publish(sign_documents(documents, key, root))
     log.info("bundle.signed", path=str(path), keyid=key_id(key.public))
     return show_bundle(desk, path)
 

@@ -130,9 +130,9 @@ def _in_progress(step: RunStep, pending: Target | None) -> Refusal:
         InstallExit.INSTALLATION_IN_PROGRESS,
         "installation_in_progress",
         f"{what} waits for a restart of the device" if waits else f"{what} waits to be finished",
-        "restart the device; then, without the service, run 'aklite-offline run'"
+        "restart the device; then, without the service, run 'usb-update run'"
         if waits
-        else "run 'aklite-offline run'",
+        else "run 'usb-update run'",
         pending,
     )
 

@@ -55,17 +55,26 @@ class Revision(Protocol):
     def branch(self) -> str:
         """The branch that named it, as ``refs/heads/<name>``; else empty."""
 
-    def holds(self, name: str) -> bool:
-        """Whether something of that name lies directly in it."""
+    def read(self, name: str, limit: int) -> bytes | None:
+        """Return a file at its top, None when there is none.
+
+        Raises:
+            AuthoringError: it is longer than ``limit`` bytes, or cannot be read.
+        """
 
     def apps(
-        self, *, spell: Callable[[str], str], submodules: Mapping[str, Path]
+        self,
+        *,
+        spell: Callable[[str], str],
+        submodules: Mapping[str, Path],
+        compose_files: Sequence[str],
     ) -> tuple[AppSource, ...]:
         """Return its Compose Apps, found as a factory's CI finds them.
 
         Args:
             spell: which image a reference of their compose files means.
             submodules: clones of submodules by their path.
+            compose_files: those that CI would merge, where an App has them.
 
         Raises:
             AuthoringError: a directory cannot be used as an App.
@@ -109,6 +118,13 @@ class BundleFiles(Protocol):
     def path(self) -> Path:
         """Where it is."""
 
+    def alone(self, act: str) -> AbstractContextManager[None]:
+        """Keep everybody else from writing it, for the duration.
+
+        Raises:
+            AuthoringError: somebody else is at it; nothing was changed.
+        """
+
     def occupied(self) -> tuple[str, ...]:
         """Return which parts of a bundle are there already."""
 
@@ -138,6 +154,13 @@ class BundleFiles(Protocol):
     def strays(self) -> tuple[str, ...]:
         """Name files that do not belong where they are and may make a device refuse."""
 
+    def opened(self, progress: Progress) -> AbstractContextManager["BundleFiles"]:
+        """Keep all that it holds at hand as files, for the duration.
+
+        Raises:
+            AuthoringError, BundleError: it cannot be.
+        """
+
     def contents(self, target: Target) -> Contents:
         """Return what it holds of a Target, measured and not believed.
 
@@ -147,6 +170,14 @@ class BundleFiles(Protocol):
 
     def damaged(self, targets: Sequence[Target], progress: Progress) -> tuple[str, ...]:
         """Read all content and name what is missing or differs from its digest."""
+
+
+Warn = Callable[[str, str], None]
+"""Tells a person what may go wrong, and what to do about it."""
+
+
+def no_warning(_message: str, _hint: str) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,3 +197,4 @@ class Desk:
     now: Callable[[], datetime]
     revision: Callable[[str], Revision]
     progress: Progress = no_progress
+    warn: Warn = no_warning

@@ -3,6 +3,7 @@
 Like ``show``, it reads what bundles say of themselves: no signature is judged.
 """
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from agent.core.difference import (
 )
 from agent.core.target import Target
 from agent.services.author import show_bundle
-from agent.services.desk import Desk
+from agent.services.desk import BundleFiles, Desk
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class BundleDifference:
     """What sets one bundle apart from another.
 
     Attributes:
-        before, after: their directories.
+        before, after: where they are.
         targets: which are listed.
         updates: for each Target of ``after``, what a device copies that has ``before``.
     """
@@ -42,7 +43,11 @@ def compare_bundles(desk: Desk, before: Path, after: Path) -> BundleDifference:
         AuthoringError, BundleError: one of them is no whole bundle.
     """
     old, new = (_listed(desk, path) for path in (before, after))
-    updates = tuple(_update(desk, before, after, predecessor(old, t), t) for t in new)
+    with ExitStack() as stack:
+        one, other = (
+            stack.enter_context(desk.bundle(path).opened(desk.progress)) for path in (before, after)
+        )
+        updates = tuple(_update(one, other, predecessor(old, t), t) for t in new)
     return BundleDifference(before, after, compare_targets(old, new), updates)
 
 
@@ -57,6 +62,5 @@ def _listed(desk: Desk, path: Path) -> tuple[Target, ...]:
     return info.targets
 
 
-def _update(desk: Desk, before: Path, after: Path, old: Target | None, new: Target) -> Update:
-    held = desk.bundle(before).contents(old) if old else None
-    return compare(held, desk.bundle(after).contents(new))
+def _update(before: BundleFiles, after: BundleFiles, old: Target | None, new: Target) -> Update:
+    return compare(before.contents(old) if old else None, after.contents(new))

@@ -29,6 +29,7 @@ from agent.services.desk import Desk, NewApp
 log = get_logger()
 
 KEYS = "keys"
+ONLINE = (Role.SNAPSHOT, Role.TIMESTAMP)  # whose only key signs without a person
 REPO = "ostree_repo"
 STORE = "apps"
 
@@ -209,19 +210,31 @@ def add_target(desk: FactoryDesk, directory: Path, spec: BundleSpec) -> FactoryI
     key = desk.desk.keys(directory).online().targets
     spec = replace(spec, registry_prefix=spec.registry_prefix or _prefix(books))
     with author.planned(desk.desk, spec) as content:
+        spec = replace(spec, tag=spec.tag or _tag_of_branch(content.sources.tags))
         entry = author.new_entry(spec, now, content)
 
         def act(changed: Books) -> str:
             factory.add_target(changed, spec.target, entry, key, now)
-            return f"target add {spec.target} ({spec.tag}): commit {content.commit[:12]}"
+            return f"target add {spec.target} ({spec.tag}): commit {content.load.commit[:12]}"
 
         act(books.read())  # refused before anything is copied
         with books.copying():
             store = desk.desk.bundle(directory)
-            store.demand_room(content.repo, content.commit, content.apps)
-            author.copy_content(desk.desk, store, content)
+            load = content.load
+            store.demand_room(load.repo, load.commit, load.apps)
+            author.copy_content(desk.desk, store, load)
     books.change(act)
     return show(desk, directory)
+
+
+def _tag_of_branch(tags: Sequence[str]) -> str:
+    if len(tags) == 1:
+        return tags[0]
+    found = f"'factory-config.yml' gives the branch {len(tags)}" if tags else "none is named"
+    raise AuthoringError(
+        f"the Target needs one tag, and {found}",
+        hint=f"name it with --tag{': ' if tags else ''}{', '.join(tags)}",
+    )
 
 
 def _prefix(books: FactoryBooks) -> str:
@@ -476,7 +489,7 @@ def rotate_key(  # noqa: PLR0913  all but the first three are options, and named
     keytype: str = ED25519,
     expires_in_days: int = DEFAULT_ROOT_DAYS,
 ) -> tuple[int, Path]:
-    """Put a new offline key in the place of the one of a role.
+    """Put a new key in the place of the one of a role: of targets, the offline one.
 
     The new key is on disk before a root names it, and lies where the old one lies, or the
     root key; the old one is kept beside it under another name.
@@ -484,7 +497,7 @@ def rotate_key(  # noqa: PLR0913  all but the first three are options, and named
     Args:
         desk: the author's.
         directory: the factory.
-        role: root or targets.
+        role: whose key.
         places: archives, or directories of them, with offline keys.
         keytype: of the new key.
         expires_in_days: of the new roots; with a new root key alone, as is custom.
@@ -499,6 +512,8 @@ def rotate_key(  # noqa: PLR0913  all but the first three are options, and named
     books = desk.books(directory)
     root = factory.newest_root(books.read(), BundleType.PROD)
     at_hand = _at_hand(desk, directory, places)
+    if begun := _begun_online(desk, directory, root, role):
+        return root.version, _renamed(desk, role, *begun)
     root_at, root_key = _demand_at_hand(at_hand, sorted(root.roles[Role.ROOT].keyids))
     old = _leaving(desk, directory, root, role)
     old_at = at_hand[old][0] if old in at_hand else None
@@ -514,22 +529,44 @@ def rotate_key(  # noqa: PLR0913  all but the first three are options, and named
         return f"keys rotate {role}: {old[:12]} -> {key_id(new.public)[:12]}, root {version}"
 
     after = books.change(act)
+    final = _renamed(desk, role, old, old_at, path)
+    return factory.newest_root(after, BundleType.PROD).version, final
+
+
+def _renamed(desk: FactoryDesk, role: Role, old: str, old_at: Path | None, new_at: Path) -> Path:
+    """Give the archives of a rotation their names, the new one's last; return it."""
     if old_at:
         desk.rename_archive(old_at, f"old-{role}-{old[:12]}.tgz")
-    desk.rename_archive(path, f"offline-{role}.tgz")
-    version = factory.newest_root(after, BundleType.PROD).version
-    return version, path.with_name(f"offline-{role}.tgz")
+    name = f"{'online' if role in ONLINE else 'offline'}-{role}.tgz"
+    desk.rename_archive(new_at, name)
+    return new_at.with_name(name)
+
+
+def _begun_online(
+    desk: FactoryDesk, directory: Path, root: Root, role: Role
+) -> tuple[str, Path | None, Path] | None:
+    """Return what an interrupted rotation of an online key left to rename: old and new."""
+    if role not in ONLINE:
+        return None
+    usual = directory / KEYS / f"online-{role}.tgz"
+    held = desk.read_archives(directory / KEYS)
+    if any(key_id(key.public) in root.roles[role].keyids for at, key in held if at == usual):
+        return None
+    waiting = [at for at, key in held if key_id(key.public) in root.roles[role].keyids]
+    old = next((key_id(key.public) for at, key in held if at == usual), "")
+    return (old, usual if old else None, waiting[0]) if waiting else None
 
 
 def _leaving(desk: FactoryDesk, directory: Path, root: Root, role: Role) -> str:
-    """Return the id of the one offline key of a role."""
+    """Return the id of the one key of a role that is replaced."""
+    kind = "online" if role in ONLINE else "offline"
     online = {key_id(key.public) for key in _online(desk.desk, directory)}
-    offline = [keyid for keyid in root.roles[role].keyids if keyid not in online]
-    if len(offline) != 1:
+    fitting = [k for k in root.roles[role].keyids if (k in online) == (role in ONLINE)]
+    if len(fitting) != 1:
         raise AuthoringError(
-            f"root version {root.version} lists {len(offline)} offline {role} keys; expected one"
+            f"root version {root.version} lists {len(fitting)} {kind} {role} keys; expected one"
         )
-    return offline[0]
+    return fitting[0]
 
 
 def _demand_at_hand(

@@ -26,7 +26,14 @@ from agent.core.target import AppRef, Target
 from agent.core.verify import ROTATIONS_LIMIT, bundle_signers, verify_bundle, verify_roots
 from agent.log import get_logger
 from agent.ports import Progress
-from agent.services.author import DEFAULT_DAYS, BundleInfo, show_bundle
+from agent.services.author import (
+    DEFAULT_DAYS,
+    BundleInfo,
+    Load,
+    add_content,
+    documents_before,
+    show_bundle,
+)
 from agent.services.desk import BundleFiles, Desk, NewApp
 
 log = get_logger()
@@ -116,6 +123,12 @@ def fetch_bundle(desk: Desk, source: FactorySource, spec: FetchSpec) -> BundleIn
     if spec.expires_in_days < 1:
         raise AuthoringError(f"a bundle lasts 1 day or more, not {spec.expires_in_days}")
     bundle = desk.bundle(spec.destination)
+    with bundle.alone(f"fetches {spec.target!r}"):
+        _fetch(desk, source, spec, bundle)
+    return show_bundle(desk, spec.destination)
+
+
+def _fetch(desk: Desk, source: FactorySource, spec: FetchSpec, bundle: BundleFiles) -> None:
     listed = _look_before(bundle, spec)
     _demand_offered(source, spec)
     roots = _fetch_roots(source, spec.branch)
@@ -125,25 +138,19 @@ def fetch_bundle(desk: Desk, source: FactorySource, spec: FetchSpec) -> BundleIn
     sent = _verified(desk, spec, roots, documents, listed)
     with ExitStack() as stack:
         if not spec.tuf_only:
-            _add_content(desk, source, spec, sent.target, stack)
+            load = _fetched(desk, source, spec, sent.target, stack)
+            add_content(desk, bundle, spec.target, load)
         bundle.publish({**_carried(roots, initial=spec.with_initial_roots), **sent.documents})
     log.info("bundle.fetched", target=spec.target, path=str(spec.destination), source=source.label)
-    return show_bundle(desk, spec.destination)
 
 
 def _look_before(bundle: BundleFiles, spec: FetchSpec) -> bytes | None:
     """Return the bundle's own list, None without one; refuse what must not be touched."""
-    occupied = bundle.occupied()
-    if occupied and not (spec.allow_multiple_targets or spec.tuf_only):
-        raise AuthoringError(
-            f"'{bundle.path}' holds {', '.join(occupied)} already",
-            hint="name an empty directory; --allow-multiple-targets adds to a bundle, "
-            "--tuf-only renews one",
-        )
-    listed = bundle.documents().get(BUNDLE_FILE)
+    documents = documents_before(
+        bundle, spec.target, adds=spec.allow_multiple_targets, renews=spec.tuf_only
+    )
+    listed = documents.get(BUNDLE_FILE)
     if listed is None:
-        if spec.tuf_only:
-            raise AuthoringError(f"'{bundle.path}' holds no bundle to renew: no '{BUNDLE_FILE}'")
         return None
     facts = authoring.read_bundle(authoring.read_signed(listed, BUNDLE_FILE))
     tag = spec.branch.tag or facts.tag
@@ -268,10 +275,10 @@ def _asked_target(spec: FetchSpec, verified: VerifiedBundle) -> Target:
 # --- content ---------------------------------------------------------------------------
 
 
-def _add_content(
+def _fetched(
     desk: Desk, source: FactorySource, spec: FetchSpec, target: Target, stack: ExitStack
-) -> None:
-    """Fetch everything, check the room, copy. Downloads stay until the bundle is whole."""
+) -> Load:
+    """Fetch everything; downloads stay until the bundle is whole."""
     if spec.ostree_repo is not None:
         repo = spec.ostree_repo
         desk.commits(repo).resolve(target.commit)
@@ -281,8 +288,4 @@ def _add_content(
     apps: tuple[NewApp, ...] = ()
     if wanted:
         apps = stack.enter_context(source.apps(target, wanted, spec.arch, desk.progress))
-    bundle = desk.bundle(spec.destination)
-    bundle.demand_room(repo, target.commit, apps)
-    bundle.add_commit(repo, target.commit, desk.progress)
-    if apps:
-        bundle.add_apps(apps, desk.progress)
+    return Load(repo, target.commit, apps)

@@ -9,6 +9,7 @@ have signed the directory, and the seal with it.
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -34,6 +35,13 @@ Head = Callable[[int, Tree], bytes]
 class PackFiles(Protocol):
     """Packs on a disk."""
 
+    def alone(self, path: Path, act: str) -> AbstractContextManager[None]:
+        """Keep everybody else from writing a pack, for the duration.
+
+        Raises:
+            AuthoringError: somebody else is at it; nothing was changed.
+        """
+
     def read(self, path: Path) -> Header:
         """Read a pack's header.
 
@@ -55,8 +63,16 @@ class PackFiles(Protocol):
             PullError: the image is not the one that was sealed; the pack is as it was.
         """
 
-    def unpack(self, path: Path, header: Header, destination: Path) -> None:
-        """Write a pack's content into an empty directory.
+    def unpack(
+        self, path: Path, header: Header, destination: Path, ready: Callable[[], object]
+    ) -> None:
+        """Write a pack's content into a directory, replacing parts of a bundle that lie there.
+
+        Args:
+            path: the pack.
+            header: its header.
+            destination: the directory.
+            ready: called when all was compared, before the first part appears.
 
         Raises:
             PullError: the image is not the one that was sealed.
@@ -96,6 +112,12 @@ def pack_bundle(desk: Desk, packs: PackFiles, bundle: Path, path: Path, keys: Pa
     Raises:
         AuthoringError: the bundle cannot be packed; there is no file of that name.
     """
+    with packs.alone(path, f"packs '{bundle}'"):
+        _pack(desk, packs, bundle, path, keys)
+    return show_pack(desk, packs, path)
+
+
+def _pack(desk: Desk, packs: PackFiles, bundle: Path, path: Path, keys: Path) -> None:
     info = author.show_bundle(desk, bundle)
     documents = dict(desk.medium(bundle).read().metadata)
     key = desk.keys(keys).online().targets
@@ -110,7 +132,6 @@ def pack_bundle(desk: Desk, packs: PackFiles, bundle: Path, path: Path, keys: Pa
 
     packs.write(bundle, path, salt, head)
     log.info("pack.made", path=str(path))
-    return show_pack(desk, packs, path)
 
 
 def sign_pack(desk: Desk, packs: PackFiles, path: Path, archive: Path) -> PackInfo:
@@ -120,6 +141,12 @@ def sign_pack(desk: Desk, packs: PackFiles, path: Path, archive: Path) -> PackIn
         AuthoringError: the key is a stranger or has signed, or the pack cannot be used.
         PullError: the image is not the one that was sealed; nobody should vouch for it.
     """
+    with packs.alone(path, "signs it"):
+        _sign(desk, packs, path, archive)
+    return show_pack(desk, packs, path)
+
+
+def _sign(desk: Desk, packs: PackFiles, path: Path, archive: Path) -> None:
     header = packs.read(path)
     documents = dict(header.documents)
     root, key = author.offline_signer(desk, documents, path, archive)
@@ -128,7 +155,6 @@ def sign_pack(desk: Desk, packs: PackFiles, path: Path, archive: Path) -> PackIn
         documents |= author.sign_documents(documents, key, root)
     packs.rewrite(path, header, pack.write_header(documents, seal))
     log.info("pack.signed", path=str(path), keyid=key_id(key.public))
-    return show_pack(desk, packs, path)
 
 
 def show_pack(desk: Desk, packs: PackFiles, path: Path) -> PackInfo:
@@ -162,12 +188,14 @@ def unpack_bundle(desk: Desk, packs: PackFiles, path: Path, destination: Path) -
     if not _signers(header)[0]:
         raise AuthoringError(f"no targets key of the roots in '{path}' has signed its seal")
     bundle = desk.bundle(destination)
-    if occupied := bundle.occupied():
-        raise AuthoringError(
-            f"'{destination}' holds {', '.join(occupied)} already", hint="name a new directory"
-        )
-    packs.unpack(path, header, destination)
-    bundle.publish(header.documents)
+    with bundle.alone(f"unpacks '{path}'"):
+        act = f"pack {header.facts.root_hash.hex()}"
+        if (occupied := bundle.occupied()) and bundle.unfinished() != act:
+            raise AuthoringError(
+                f"'{destination}' holds {', '.join(occupied)} already", hint="name a new directory"
+            )
+        packs.unpack(path, header, destination, lambda: bundle.begin(act))
+        bundle.publish(header.documents)
     log.info("pack.unpacked", path=str(path), destination=str(destination))
     return author.show_bundle(desk, destination)
 
@@ -186,7 +214,7 @@ def _demand_packable(
     if unfinished := desk.bundle(info.path).unfinished():
         raise AuthoringError(
             f"making {unfinished!r} in '{info.path}' was interrupted",
-            hint="finish it by repeating 'bundle create', then pack it",
+            hint="finish it by repeating that command, then pack it",
         )
     if strays := desk.bundle(info.path).strays():
         raise AuthoringError(strays[0], hint="mend the bundle, then pack it")

@@ -10,29 +10,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.core.appfiles import COMPOSE_LIMIT_BYTES, COMPOSE_NAME, AppSource
+from agent.core.appfiles import COMPOSE_NAME, AppSource
 from agent.core.authoring import AuthoringError
 from agent.core.factoryconfig import (
     ALL_APPS,
-    COMPOSE_FILES,
     CONFIG_NAME,
     FetchApps,
+    branch_tags,
     compose_files,
     fetch_apps,
 )
 from agent.core.factoryimages import FactoryImages, build_tag
+from agent.core.prebuild import DEFAULT, PRE_BUILD, assigned_compose_files
 from agent.log import get_logger
 from agent.services.desk import Desk, Revision
 
 log = get_logger()
 
 CONFIG_LIMIT_BYTES = 256 * 1024  # the largest known has 4 kB
+SCRIPT_LIMIT_BYTES = 1024 * 1024
 BRANCH = "refs/heads/"
-PRE_BUILD = "pre-build.conf"
-PRE_BUILD_HINT = (
-    "the factory's CI runs it before it builds; if it changes compose files or COMPOSE_FILES, run "
-    "it in a checkout and name the Apps with --app instead"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +62,28 @@ class Sources:
         apps: all its Apps, in the order they were named.
         containers_sha: commit of ``containers.git``, 40 hex digits; empty without.
         fetch: which of them a bundle carries.
+        tags: what CI gives the branch; empty when that is not known.
     """
 
     apps: tuple[Path | AppSource, ...] = ()
     containers_sha: str = ""
     fetch: FetchApps = ALL_APPS
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Config:
+    """What a factory's configuration says of one branch.
+
+    Attributes:
+        fetch: which Apps a bundle carries.
+        tags: of what is built; empty when it does not say.
+        compose_files: those CI merges; empty when it does not say.
+    """
+
+    fetch: FetchApps = ALL_APPS
+    tags: tuple[str, ...] = ()
+    compose_files: tuple[str, ...] = ()
 
 
 def find_sources(
@@ -89,11 +103,17 @@ def find_sources(
     """
     if not spec.containers:
         _demand_containers(spec)
-        fetch = fetch_apps(_asked(desk, spec), _full(spec.branch))
-        return Sources(tuple(directories), fetch=fetch)
+        config = _config(desk, spec, "")
+        return Sources(tuple(directories), fetch=config.fetch, tags=config.tags)
     revision = desk.revision(spec.containers)
+    config = _config(desk, spec, revision.branch)
     images = FactoryImages(prefix, spec.image_tag or build_tag(version, revision.commit))
-    found = revision.apps(spell=images.meant, submodules=_clones(spec.submodules))
+    script = revision.read(PRE_BUILD, SCRIPT_LIMIT_BYTES)
+    found = revision.apps(
+        spell=images.meant,
+        submodules=_clones(spec.submodules),
+        compose_files=_compose_files(script, config),
+    )
     if not found:
         raise AuthoringError(
             f"'{spec.containers}' has no Compose App at {revision.commit[:12]}: no top-level "
@@ -101,25 +121,24 @@ def find_sources(
             hint="name the factory's containers.git; --no-apps makes a bundle without Apps",
         )
     log.info("apps.found", commit=revision.commit, apps=[app.name for app in found])
-    if revision.holds(PRE_BUILD):
-        log.warning("pre_build.not_run", file=PRE_BUILD, hint=PRE_BUILD_HINT)
-    asked, branch = _asked(desk, spec), _full(spec.branch) or revision.branch
-    for app in found:
-        _demand_one_compose_file(app, compose_files(asked, branch))
-    return Sources((*found, *directories), revision.commit, fetch_apps(asked, branch))
+    if script is not None:
+        _warn_of_script(desk, spec, [app.name for app in found])
+    return Sources((*found, *directories), revision.commit, config.fetch, config.tags)
 
 
-def _demand_one_compose_file(app: AppSource, names: Sequence[str]) -> None:
-    """Refuse what CI would merge with ``docker compose``: leaving a file out changes the App."""
-    there = [name for name in names if app.read(name, COMPOSE_LIMIT_BYTES) is not None]
-    if there and there != [COMPOSE_NAME]:
-        files = " ".join(f"-f {name}" for name in there)
-        raise AuthoringError(
-            f"{app.where} is to be merged from {', '.join(there)}, as {COMPOSE_FILES} in "
-            f"'{CONFIG_NAME}' has it; expected '{COMPOSE_NAME}' alone",
-            hint=f"in a copy of its directory: 'docker compose {files} config --no-interpolate "
-            f"-o {COMPOSE_NAME}'; commit that, or name the copy with --app in place of it",
-        )
+def _compose_files(script: bytes | None, config: _Config) -> tuple[str, ...]:
+    """Return the compose files CI looks for in each App: the script has the last word."""
+    assigned = None if script is None else assigned_compose_files(script)
+    return (config.compose_files if assigned is None else assigned) or DEFAULT
+
+
+def _warn_of_script(desk: Desk, spec: GitSpec, apps: Sequence[str]) -> None:
+    desk.warn(
+        f"'{PRE_BUILD}' in '{spec.containers}' was not run: a factory's CI runs it before it "
+        f"builds and publishes, and what it changes of {', '.join(apps)} is missing here",
+        "when it only helps to build images, nothing is missing; else run it in a checkout, commit "
+        "what it made on a branch of its own, and name that branch",
+    )
 
 
 def _demand_containers(spec: GitSpec) -> None:
@@ -140,9 +159,13 @@ def _clones(texts: Sequence[str]) -> Mapping[str, Path]:
     return clones
 
 
-def _asked(desk: Desk, spec: GitSpec) -> object:
-    """Return the values of the factory's configuration; without one, none."""
-    return _document(desk.revision(spec.factory_config), spec) if spec.factory_config else {}
+def _config(desk: Desk, spec: GitSpec, branch: str) -> _Config:
+    if not spec.factory_config:
+        return _Config()
+    document = _document(desk.revision(spec.factory_config), spec)
+    branch = _full(spec.branch) or branch
+    merged = compose_files(document, branch) if spec.containers else ()
+    return _Config(fetch_apps(document, branch), branch_tags(document, branch), merged)
 
 
 def _full(branch: str) -> str:

@@ -8,7 +8,7 @@ repeating the command goes on where it stopped.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
@@ -97,6 +97,7 @@ class StickDesk:
         fs_type: of what is mounted there.
         make_file_system: device node, type, label.
         tree: what of a bundle goes onto a stick.
+        alone: keeps everybody else from writing a mounted stick.
         stick: a mounted stick, and the name of a bundle's directory on it.
         pack: likewise, of a bundle in one file.
         find_bundles: the bundles that a device finds.
@@ -113,6 +114,7 @@ class StickDesk:
     fs_type: Callable[[Path], str]
     make_file_system: Callable[[str, str, str], None]
     tree: Callable[[Path], Tree]
+    alone: Callable[[Path], AbstractContextManager[None]]
     stick: Callable[[Path, str], StickFiles]
     pack: Callable[[Path, str], StickFiles]
     find_bundles: Callable[[Path], tuple[Path, ...]]
@@ -210,8 +212,10 @@ def make_stick(
     disk = desk.disk(device)
     stickplan.demand_stick(disk)
     stickplan.demand_writable(disk)
-    with desk.opened(disk, device, Access.WRITE) as mountpoint:
+    with ExitStack() as stack:
+        mountpoint = stack.enter_context(desk.opened(disk, device, Access.WRITE))
         _demand_mountpoint(desk, mountpoint)
+        stack.enter_context(desk.alone(mountpoint))
         plans = tuple(_plan(desk, mountpoint, name, path, roots) for name, path in bundles)
         _demand_room(plans)
         return tuple(_write(desk, mountpoint, plan) for plan in plans)

@@ -4,6 +4,7 @@ import bz2
 import io
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from agent.core.target import AppRef
 from agent.faces.cli import usb_update
 from agent.services.author import BundleInfo
 from agent.services.fetch import FetchSpec, fetch_bundle
+from tests import kills
 from tests.app_store import make_app, make_image, regular, special, tar_of, tar_of_members
 from tests.authoring_desk import Workshop, files_below, workshop
 from tests.factory_api import (
@@ -587,13 +589,47 @@ class TestABadNetwork:
         with pytest.raises(KeyboardInterrupt):
             desk.fetch(progress=interrupt)
         assert not (desk.bundle / "tuf/bundle-targets.json").exists()
-        desk.fetch(allow_multiple_targets=True)
+        desk.fetch()
         again = content(desk.bundle)
         desk.shop.bundle.rename(tmp_path / "interrupted")
         desk.fetch()
 
         assert again == content(desk.bundle)
         assert desk.shop.judge(deep=True).accepted
+
+    def test_wherever_it_is_killed_the_same_command_finishes_it(self, desk: Desk) -> None:
+        desk.with_app()
+        total = kills.changes(desk.fetch)
+        whole = content(desk.bundle)
+        for at, told in kills.some(total, 8):
+            shutil.rmtree(desk.bundle)
+            kills.killed_at(desk.fetch, at)
+            listed = desk.bundle / "tuf/bundle-targets.json"
+            if not listed.exists() or (desk.bundle / ".unfinished").exists():
+                desk.fetch()
+            assert content(desk.bundle) == whole, told
+            assert desk.shop.judge(deep=True).accepted, told
+
+    def test_another_target_does_not_take_over_what_was_begun(self, desk: Desk) -> None:
+        desk.with_app(42)
+        desk.with_app(43)
+        (desk.bundle / "ostree_repo").mkdir(parents=True)
+        desk.shop.desk().bundle(desk.bundle).begin("rpi-lmp-42")
+        with pytest.raises(AuthoringError, match="holds ostree_repo already"):
+            desk.fetch("rpi-lmp-43")
+
+        desk.fetch("rpi-lmp-42")
+        assert not (desk.bundle / ".unfinished").exists()
+
+    def test_a_bundle_in_use_is_not_touched(self, desk: Desk) -> None:
+        desk.api.add_target()
+        with (
+            desk.shop.desk().bundle(desk.bundle).alone("makes something else"),
+            pytest.raises(AuthoringError, match="makes something else"),
+        ):
+            desk.fetch()
+
+        assert not desk.server.asked
 
     def test_a_repeated_command_goes_on(self, desk: Desk) -> None:
         """What came before the command gave up is not fetched again."""
@@ -735,7 +771,8 @@ class TestCommandLine:
 
 def content(bundle: Path) -> dict[str, bytes]:
     """Everything but metadata, whose versions grow, and what ostree keeps for itself."""
-    kept = {k: v for k, v in files_below(bundle).items() if k.split("/")[0] != "tuf"}
+    ours = ("tuf", ".lock")  # who was killed when all was done leaves a lock that nobody holds
+    kept = {k: v for k, v in files_below(bundle).items() if k.split("/")[0] not in ours}
     return {k: v for k, v in kept.items() if not k.startswith(("ostree_repo/tmp", "ostree_repo/."))}
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pygit2
 import pytest
-from structlog.testing import capture_logs
 
 from agent.adapters.apps import ComposeApps
 from agent.core.authoring import AuthoringError
@@ -97,35 +96,6 @@ class TestApps:
         assert shop.judge(deep=True).accepted
 
     @pytest.mark.usefixtures("containers")
-    def test_one_that_ci_merges_from_several_files_is_refused_with_the_command(
-        self, shop: Workshop
-    ) -> None:
-        merged = bare_repo(shop.path / "merged.git")
-        files = {"docker-compose.yml": COMPOSE, "docker-compose.override.yml": b"services: {}"}
-        add_commit(merged, {"db": {"docker-compose.yml": COMPOSE}, "web": files})
-        says = config(
-            shop,
-            "containers: {params: {COMPOSE_FILES: docker-compose.yml docker-compose.override.yml}}",
-        )
-
-        with pytest.raises(AuthoringError, match=r"App 'web' .* is to be merged from") as caught:
-            create(shop, containers=str(shop.path / "merged.git"), factory_config=says)
-
-        command = "docker compose -f docker-compose.yml -f docker-compose.override.yml config"
-        assert command in caught.value.hint
-        assert create(shop, factory_config=says), "Apps that have one of them are as they were"
-
-    def test_a_script_that_ci_runs_first_is_told(self, shop: Workshop) -> None:
-        repo = bare_repo(shop.path / "scripted.git")
-        add_commit(repo, {"web": {"docker-compose.yml": COMPOSE}, "pre-build.conf": b"TAG=1"})
-
-        with capture_logs() as events:
-            create(shop, containers=str(shop.path / "scripted.git"))
-
-        [told] = [event for event in events if event["event"] == "pre_build.not_run"]
-        assert "--app" in told["hint"]
-
-    @pytest.mark.usefixtures("containers")
     def test_directories_beside_them(self, shop: Workshop) -> None:
         more = shop.path / "more"
         more.mkdir()
@@ -194,6 +164,78 @@ class TestApps:
             create(shop, submodules=(text,))
 
 
+PROD = b"services: {web: {restart: always}}\n"
+
+
+class TestWhatCiRuns:
+    """A script that CI runs before it builds, and several compose files."""
+
+    def made(self, shop: Workshop, script: bytes | None = None, **git: Any) -> list[str]:
+        """Make a bundle; return what was warned of."""
+        repo = bare_repo(shop.path / "containers.git")
+        files = {"web/docker-compose.yml": COMPOSE, "shop/docker-compose.yml": COMPOSE,
+                 "shop/prod.yml": PROD}  # fmt: skip
+        add_commit(repo, files if script is None else {**files, "pre-build.conf": script})
+        create(shop, **git)
+        return shop.warned
+
+    def test_a_script_is_not_run_and_told(self, shop: Workshop) -> None:
+        ran = shop.path / "ran"
+        (told,) = self.made(shop, f"touch {ran}\n".encode())
+
+        assert "'pre-build.conf' in" in told
+        assert "shop, web is missing here|" in told
+        assert "run it in a checkout" in told
+        assert not ran.exists()
+        assert shop.judge(deep=True).accepted
+
+    def test_without_one_nothing_is_told(self, shop: Workshop) -> None:
+        assert self.made(shop) == []
+
+    @pytest.mark.parametrize(
+        "script", [b'COMPOSE_FILES="docker-compose.yml prod.yml"', b"export COMPOSE_FILES=prod.yml"]
+    )
+    def test_an_app_of_other_compose_files_is_refused(self, shop: Workshop, script: bytes) -> None:
+        with pytest.raises(
+            AuthoringError, match=r"App 'shop' .* is made of .*'prod.yml'"
+        ) as caught:
+            self.made(shop, script)
+
+        assert "docker compose -f" in caught.value.hint
+        assert not shop.bundle.exists()
+
+    def test_files_that_no_app_has_do_not_matter(self, shop: Workshop) -> None:
+        assert len(self.made(shop, b'COMPOSE_FILES="docker-compose.yml other.yml"')) == 1
+        assert shop.judge(deep=True).accepted
+
+    @pytest.mark.parametrize(
+        "where", ["{params: {COMPOSE_FILES: THESE}}",
+                  "{ref_options: {refs/heads/main: {params: {COMPOSE_FILES: THESE}}}}"]
+    )  # fmt: skip
+    def test_the_factorys_configuration_may_name_them(self, shop: Workshop, where: str) -> None:
+        text = where.replace("THESE", "docker-compose.yml prod.yml")
+        with pytest.raises(AuthoringError, match=r"App 'shop' .* is made of"):
+            self.made(shop, factory_config=config(shop, f"containers: {text}"))
+
+    def test_the_script_has_the_last_word(self, shop: Workshop) -> None:
+        text = "containers: {params: {COMPOSE_FILES: docker-compose.yml prod.yml}}"
+        place = config(shop, text)
+        self.made(shop, b"COMPOSE_FILES=docker-compose.yml\n", factory_config=place)
+
+        assert shop.judge(deep=True).accepted
+
+    def test_a_tag_that_ci_would_not_give_is_told(self, shop: Workshop) -> None:
+        tagging = "containers: {tagging: {refs/heads/main: [{tag: devel}, {tag: next}]}}"
+        (told,) = self.made(shop, factory_config=config(shop, tagging))
+
+        assert "gets tag 'main'; 'factory-config.yml' gives that branch 'devel', 'next'" in told
+
+    def test_a_tag_that_ci_gives(self, shop: Workshop) -> None:
+        tagging = "containers: {tagging: {refs/heads/main: [{tag: next}, {tag: main, inherit: x}]}}"
+
+        assert self.made(shop, factory_config=config(shop, tagging)) == []
+
+
 @pytest.mark.usefixtures("containers")
 class TestConfiguration:
     def test_a_shortlist_is_what_the_bundle_carries(self, shop: Workshop) -> None:
@@ -255,10 +297,11 @@ class TestConfiguration:
 
     def test_a_name_that_is_no_app_is_told(self, shop: Workshop) -> None:
         text = "containers: {offline: {enabled: true, app_shortlist: 'web,wbe'}}"
-        with capture_logs() as logged:
-            create(shop, factory_config=config(shop, text))
+        create(shop, factory_config=config(shop, text))
 
-        assert "wbe" in str([event for event in logged if event["log_level"] == "warning"])
+        assert [told.partition("|")[0] for told in shop.warned] == [
+            "the shortlist names wbe, and there is no such App"
+        ]
 
     def test_directories_obey_it_too(self, shop: Workshop) -> None:
         app = shop.path / "only"

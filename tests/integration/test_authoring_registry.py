@@ -1,10 +1,12 @@
 """Images of real registries, and what a network may do to them on the way."""
 
 import base64
+import hashlib
 import json
 import os
+import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from agent.adapters.authoring.credentials import find_credential
 from agent.adapters.authoring.directory import DirectoryApp
 from agent.adapters.authoring.images import find_image, image_sources
 from agent.adapters.authoring.registry import PARALLEL, RegistryImages
-from agent.adapters.authoring.store import AppStore, plan_app
+from agent.adapters.authoring.store import AppStore, _image_blobs, plan_app
 from agent.adapters.authoring.transport import Patience, Transport
 from agent.core.authoring import AuthoringError
 from tests import app_store
@@ -28,6 +30,7 @@ COMPOSE = "services:\n  web:\n    image: IMAGE\n    network_mode: none\n"
 HASTY = Patience(
     attempts=3, pause_s=0.001, longest_pause_s=0.001, connect_s=5, silence_s=0.3, answer_s=0.6
 )
+MIB = 1024 * 1024
 BIG = 700_000  # bytes of a layer: several pieces
 
 
@@ -45,7 +48,14 @@ def layered(*layers: bytes, **more: object) -> Image:
     return make_image([tar_of({"data": os.urandom(8) + layer}) for layer in layers], **more)  # type: ignore[arg-type]
 
 
-def fetch(path: Path, reference: str, transport: Transport, *, arch: str = "") -> Path:
+def fetch(
+    path: Path,
+    reference: str,
+    transport: Transport,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+    *,
+    arch: str = "",
+) -> Path:
     """Write an App with one image of a registry; returns the store."""
     source = RegistryImages(transport)
     try:
@@ -57,7 +67,7 @@ def fetch(path: Path, reference: str, transport: Transport, *, arch: str = "") -
             prefix="hub/factory",
             arch=arch,
         )
-        AppStore(path / "apps").write([planned], lambda *_: None)
+        AppStore(path / "apps").write([planned], progress)
     finally:
         source.close()
     return path / "apps"
@@ -504,6 +514,88 @@ class TestLayers:
             straight = fetch(tmp_path / "two", reference, transport)
 
         assert files_below(again) == files_below(straight)
+
+    def begun(
+        self, tmp_path: Path, between: Loopback, registry: Registry, layer: bytes, *, at: int
+    ) -> tuple[str, str]:
+        """Fetch up to the middle of a layer; return its digest and the image's reference."""
+        image = layered(layer)
+        digest, reference = image.layers[0], through(between, registry.push("shop/half", image))
+        between.faults += [Fault(digest, cut=at), Fault(digest, times=99, drop=True)]
+        with closing_transport() as transport, pytest.raises(AuthoringError) as caught:
+            fetch(tmp_path, reference, transport)
+        assert "goes on from there" in caught.value.hint
+        between.faults.clear()
+        between.asked.clear()
+        shutil.rmtree(tmp_path / "scratch")
+        return digest, reference
+
+    @pytest.fixture
+    def exact(self, registry: Registry) -> Iterator[Loopback]:
+        """A network through which a registry's ranges come."""
+        with Loopback(forward_to(registry.host)) as between:
+            yield between
+
+    def test_a_half_fetched_layer_is_not_fetched_again(
+        self, tmp_path: Path, exact: Loopback, registry: Registry
+    ) -> None:
+        """Not by the command that was cut, and not by the next one either."""
+        layer = os.urandom(5 * MIB)
+        digest, reference = self.begun(tmp_path, exact, registry, layer, at=3 * MIB)
+        with closing_transport() as transport:
+            store = fetch(tmp_path, reference, transport)
+        ranges = [ask.headers.get("Range") for ask in exact.asked_for(digest)]
+
+        assert len(ranges) == 1
+        assert ranges[0]
+        start = int(ranges[0].removeprefix("bytes=").removesuffix("-"))
+        assert start >= 2 * MIB
+        assert blobs(store) >= {digest}
+        assert not list(store.rglob("*.part"))
+
+    def test_a_registry_without_ranges_sends_it_all_and_it_fits(
+        self, tmp_path: Path, network: Loopback, registry: Registry
+    ) -> None:
+        digest, reference = self.begun(tmp_path, network, registry, os.urandom(5 * MIB), at=3 * MIB)
+        with closing_transport() as transport:
+            store = fetch(tmp_path, reference, transport)
+
+        assert blobs(store) >= {digest}
+
+    @pytest.mark.parametrize("left", ["zeros", "longer", "empty", "link"])
+    def test_what_was_left_is_believed_only_when_the_whole_has_its_digest(
+        self, tmp_path: Path, exact: Loopback, registry: Registry, left: str
+    ) -> None:
+        """A power cut leaves a file of the right length and other content."""
+        digest, reference = self.begun(tmp_path, exact, registry, os.urandom(5 * MIB), at=3 * MIB)
+        (part,) = (tmp_path / "apps/blobs/sha256").glob(".*.part")
+        content = {"zeros": bytes(part.stat().st_size), "longer": os.urandom(6 * MIB), "empty": b""}
+        part.unlink()
+        if left == "link":
+            (tmp_path / "elsewhere").write_bytes(b"kept")
+            part.symlink_to(tmp_path / "elsewhere")
+        else:
+            part.write_bytes(content[left])
+        told: list[tuple[int, int]] = []
+        with closing_transport() as transport:
+            store = fetch(tmp_path, reference, transport, lambda _, *counted: told.append(counted))
+        name = digest
+
+        assert hashlib.sha256((store / "blobs/sha256" / name).read_bytes()).hexdigest() == name
+        assert all(done <= total for done, total in told)
+        assert told[-1][0] == told[-1][1]
+        assert left != "link" or (tmp_path / "elsewhere").read_bytes() == b"kept"
+
+    def test_what_is_there_counts_when_room_is_looked_for(
+        self, tmp_path: Path, exact: Loopback, registry: Registry
+    ) -> None:
+        digest, reference = self.begun(tmp_path, exact, registry, os.urandom(5 * MIB), at=3 * MIB)
+        store = AppStore(tmp_path / "apps")
+        with closing_transport() as transport:
+            image = find_image(reference, [RegistryImages(transport)])
+            layers = [blob for blob in _image_blobs(image) if blob.descriptor.hex == digest]
+
+            assert 2 * MIB <= store.begun(layers[0]) <= 3 * MIB
 
     def test_one_that_fails_ends_the_others(
         self, tmp_path: Path, network: Loopback, registry: Registry

@@ -3,14 +3,17 @@
 import json
 import re
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from agent.adapters import packfile
 from agent.adapters.apps import ComposeApps
 from agent.adapters.authoring import commits
 from agent.core.authoring import AuthoringError
 from agent.core.difference import Change, Update
+from agent.core.errors import PullError
 from agent.faces.cli import usb_update
 from agent.faces.difference import amount
 from agent.services import pack
@@ -66,6 +69,43 @@ def diff(shop: Workshop, before: Path, after: Path) -> BundleDifference:
 def only(found: BundleDifference) -> Update:
     (update,) = found.updates
     return update
+
+
+class TestPacks:
+    """One file instead of a directory, on either side: the same answer."""
+
+    @pytest.mark.parametrize("sides", [(True, False), (False, True), (True, True)])
+    def test_the_same_answer(self, shop: Workshop, sides: tuple[bool, bool]) -> None:
+        shop.now = datetime.now(UTC).replace(microsecond=0)
+        image = layout(shop, web(b"one"))
+        asked = {"apps": (app(shop, "shop"),), "images": (image,)}
+        old = bundle(shop, "a", version=1, ref=rootfs(shop, one=b"1"), **asked)
+        new = bundle(shop, "b", version=2, ref=rootfs(shop, one=b"2"), **asked)
+        expected = diff(shop, old, new)
+        files = []
+        for path in (old, new):
+            file = path.with_suffix(".usbu")
+            pack.pack_bundle(shop.desk(), shop.packs(), path, file, shop.keys)
+            files.append(file)
+        asked_of = [
+            f if packed else d for f, d, packed in zip(files, (old, new), sides, strict=True)
+        ]
+        found = diff(shop, *asked_of)
+
+        assert (found.targets, found.updates) == (expected.targets, expected.updates)
+        assert found.updates[0].files.changed == ("/usr/bin/one",)
+
+    def test_a_damaged_one_is_a_sentence(self, shop: Workshop) -> None:
+        shop.now = datetime.now(UTC).replace(microsecond=0)
+        bundle(shop, "bundle", ref=rootfs(shop, one=b"1"))
+        shop.pack()
+        file = shop.path / "bundle.usbu"
+        data = bytearray(file.read_bytes())
+        data[packfile.read_header(file).seal.offset + 100] ^= 1
+        file.write_bytes(data)
+
+        with pytest.raises(PullError, match="not the one that was signed"):
+            diff(shop, shop.bundle, file)
 
 
 class TestRootfs:

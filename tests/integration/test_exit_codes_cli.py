@@ -291,6 +291,16 @@ class TestUsage:
         assert answer.code == 1
         assert answer.stderr.startswith("usage: aklite-offline install")
 
+    def test_the_next_step_names_the_program_that_was_called(
+        self, device: FieldDevice, bundle: Path
+    ) -> None:
+        """Where only one of the two is installed, the other's name helps nobody."""
+        for call, name in ((device.offline, "aklite-offline"), (device.usb_update, "usb-update")):
+            answer = call("check", "-s", bundle)
+
+            assert answer.code == 16
+            assert f"Run '{name} install' with the same source." in answer.stdout
+
     def test_a_source_that_is_not_there(self, device: FieldDevice, tmp_path: Path) -> None:
         for command in ("check", "install"):
             answer = device.offline(command, "-s", tmp_path / "nowhere")

@@ -19,10 +19,12 @@ from agent.core.authoring import AuthoringError
 from agent.core.tuf import Role
 from agent.faces.cli import usb_update
 from agent.services import author, factory
+from tests import kills
 from tests.app_store import make_image, tar_of
 from tests.authoring_desk import files_below
 from tests.factory_desk import FactoryShop, factory_shop
 from tests.field import Field, finished
+from tests.git_repos import add_commit, bare_repo
 from tests.image_files import oci_layout
 from tests.ostree_device import archive_repo, make_commit
 
@@ -369,6 +371,12 @@ class TestBundles:
         assert history(shop)[0] == "bundle: ci version 2"
 
 
+def versions_in(bundle: Path) -> dict[str, int]:
+    names = ("snapshot", "timestamp")
+    documents = {name: json.loads((bundle / f"tuf/{name}.json").read_bytes()) for name in names}
+    return {name: document["signed"]["version"] for name, document in documents.items()}
+
+
 class TestKeys:
     def test_a_device_that_holds_an_old_root_follows(
         self, shop: FactoryShop, tmp_path: Path
@@ -388,6 +396,58 @@ class TestKeys:
         shutil.rmtree(shop.bundle)
         shop.create()
         assert shop.judge(roots=old).accepted
+
+    @pytest.mark.parametrize("role", [Role.SNAPSHOT, Role.TIMESTAMP])
+    def test_an_online_key_is_replaced(self, shop: FactoryShop, tmp_path: Path, role: Role) -> None:
+        """Devices with the old root follow; versions go on; offline keys stay where they are."""
+        old, safe = tmp_path / "image", tmp_path / "safe"
+        shutil.copytree(shop.directory / "roots", old)
+        usual = shop.directory / f"keys/online-{role}.tgz"
+        before = usual.read_bytes()
+        shop.add(42)
+        shop.wave("spring", 42)
+        shop.complete("spring")
+        shop.create()
+        first = versions_in(shop.bundle)
+        shutil.rmtree(shop.bundle)
+        factory.take_offline(shop.desk(), shop.directory, safe)
+        version, archive = factory.rotate_key(shop.desk(), shop.directory, role, places=[safe])
+        shop.create()
+
+        assert (version, archive) == (5, usual)
+        assert usual.read_bytes() != before
+        assert len(list((shop.directory / "keys").glob(f"old-{role}-*.tgz"))) == 1
+        assert shop.judge(roots=old).accepted
+        assert all(new > first[name] for name, new in versions_in(shop.bundle).items())
+        root = json.loads((shop.bundle / "tuf/5.root.json").read_bytes())["signed"]
+        signer = json.loads((shop.bundle / f"tuf/{role}.json").read_bytes())["signatures"]
+        assert root["roles"][role.value]["keyids"] == [entry["keyid"] for entry in signer]
+        assert len(root["keys"]) == 5
+        shutil.rmtree(shop.bundle)
+        shop.create(prod=True)
+        shop.sign(safe / "offline-targets.tgz")
+        assert shop.judge(prod=True, roots=old).accepted
+
+    def test_a_rotation_of_an_online_key_that_was_killed_is_finished_by_repeating_it(
+        self, shop: FactoryShop, tmp_path: Path
+    ) -> None:
+        shop.add(42)
+        kept = tmp_path / "kept"
+        shutil.copytree(shop.directory, kept)
+
+        def rotate() -> None:
+            factory.rotate_key(shop.desk(), shop.directory, Role.SNAPSHOT)
+
+        total = kills.changes(rotate)
+        for at in range(1, total + 1):
+            shutil.rmtree(shop.directory)
+            shutil.copytree(kept, shop.directory)
+            kills.killed_at(rotate, at)
+            rotate()
+            shop.create()
+
+            assert shop.judge().accepted, f"killed before change {at} of {total}"
+            shutil.rmtree(shop.bundle)
 
     def test_the_old_key_signs_no_more(self, shop: FactoryShop) -> None:
         shop.add(42)
@@ -510,6 +570,28 @@ class TestCommands:
             ["factory", "target", "add", name, "--tag", "main", "--hardware-id", "rpi",
              "--ostree-repo", "repo", "--commit", commit, "--factory-dir", "factory"]
         )  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("tags", "words"),
+        [(["devel"], ""), ([], "none is named"), (["a", "b"], "gives the branch 2")],
+    )
+    def test_the_branch_may_say_the_tag(
+        self, desk: Path, tags: list[str], words: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        tagging = ", ".join(f"{{tag: {tag}}}" for tag in tags)
+        text = f"containers: {{tagging: {{refs/heads/main: [{tagging}]}}}}"
+        add_commit(bare_repo(desk / "ci.git"), {"factory-config.yml": text.encode()})
+        commit = make_commit(desk / "repo", {"usr/share/version": b"2\n"})
+        done = usb_update(
+            ["factory", "target", "add", "rpi-lmp-43", "--hardware-id", "rpi", "--ostree-repo",
+             "repo", "--commit", commit, "--factory-dir", "factory", "--factory-config", "ci.git",
+             "--branch", "main"]
+        )  # fmt: skip
+        out = capsys.readouterr()
+
+        assert done == (1 if words else 0)
+        assert words in out.err
+        assert words or "rpi-lmp-43\ttags: devel" in out.out
 
     def test_a_walk_from_ci_to_production(
         self, desk: Path, capsys: pytest.CaptureFixture[str]

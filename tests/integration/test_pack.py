@@ -30,6 +30,7 @@ from agent.core.verify import verify_bundle, verify_roots
 from agent.core.verity import BLOCK_BYTES
 from agent.faces.cli import usb_update
 from agent.services import author, pack
+from tests import kills
 from tests.authoring_desk import Workshop, files_below, workshop
 
 pytestmark = [
@@ -293,6 +294,46 @@ def test_an_interrupted_pack_is_not_there_and_the_next_is_whole(shop: Workshop, 
         shop.pack()
 
     assert tree_of(unpack(shop)) == tree_of(shop.bundle)
+
+
+def test_wherever_packing_is_killed_the_next_command_makes_the_same_bytes(shop: Workshop) -> None:
+    shop.pack()
+    file = shop.path / "bundle.usbu"
+    whole = file.read_bytes()
+    file.unlink()
+    total = kills.changes(shop.pack)
+    for at, told in kills.some(total, 8):
+        file.unlink(missing_ok=True)
+        if kills.killed_at(shop.pack, at) and not file.exists():
+            shop.pack()
+        assert file.read_bytes() == whole, told
+        left = [path.name for path in shop.path.glob(".*")]
+        assert left in ([], [".bundle.usbu.lock"]), told
+
+
+def test_wherever_unpacking_is_killed_it_is_finished_by_repeating_it(shop: Workshop) -> None:
+    shop.pack()
+    total = kills.changes(lambda: unpack(shop, "first"))
+    assert tree_of(shop.path / "first") == tree_of(shop.bundle)
+    for at, told in kills.some(total, 12):
+        again = shop.path / f"again-{at}"
+        kills.killed_at(lambda name=again.name: unpack(shop, name), at)  # type: ignore[misc]
+        if not (again / "tuf/bundle-targets.json").exists() or (again / ".unfinished").exists():
+            unpack(shop, again.name)
+        (again / ".lock").unlink(missing_ok=True)  # killed when all was done
+        assert tree_of(again) == tree_of(shop.bundle), told
+
+
+def test_another_pack_does_not_take_over_what_was_begun(shop: Workshop) -> None:
+    shop.pack()
+    shop.create(43, allow_multiple_targets=True)
+    shop.pack("other.usbu")
+    (shop.path / "again").mkdir()
+    shop.desk().bundle(shop.path / "again").begin("pack 0011")
+    (shop.path / "again/apps").mkdir()
+
+    with pytest.raises(AuthoringError, match="holds apps already"):
+        unpack(shop, file="other.usbu")
 
 
 # --- production -----------------------------------------------------------------------

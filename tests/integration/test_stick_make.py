@@ -15,10 +15,11 @@ from agent.adapters.authoring import stickfiles
 from agent.adapters.medium import find_bundles
 from agent.core.authoring import AuthoringError
 from agent.core.bundletype import BundleType
-from agent.core.stickplan import Disk, Part
+from agent.core.stickplan import Disk, Part, StickFile, Tree
 from agent.faces.cli import usb_update
 from agent.services import stickmaker
 from agent.services.stickmaker import StickDesk, Written
+from tests import kills
 from tests.authoring_desk import Workshop, files_below, workshop
 from tests.field import Field
 from tests.loop_sticks import Stick, make_blank
@@ -268,6 +269,64 @@ class TestPacks:
         with pytest.raises(AuthoringError, match="a device would refuse"):
             self.make(desk, place, packed)
         assert files_below(place) == {}
+
+    def test_wherever_it_was_cut_devices_see_the_older_one(
+        self, desk: StickDesk, stick: Stick, packed: Path, shop: Workshop
+    ) -> None:
+        shop.create(43, allow_multiple_targets=True)
+        shop.pack("newer.usbu")
+        newer, cuts = shop.path / "newer.usbu", 0
+        with mounted(stick) as place:
+            self.make(desk, place, packed, "one.usbu")
+            there = place / "usb-update/one.usbu"
+            for fuse in range(1, 99):
+                try:
+                    self.make(watched(desk, _fuse(fuse)), place, newer, "one.usbu")
+                except PulledOutError:
+                    cuts += 1
+                    assert there.read_bytes() == packed.read_bytes()
+                    assert find_bundles(place) == (there,)
+                else:
+                    break
+
+            assert files_below(place / "usb-update") == {"one.usbu": newer.read_bytes()}
+        assert cuts > 3
+
+    def test_killed_anywhere_the_next_one_goes_on(
+        self, desk: StickDesk, place: Path, packed: Path
+    ) -> None:
+        def whole() -> None:
+            self.make(desk, place, packed, "one.usbu")
+
+        total = kills.changes(whole)
+        (place / "usb-update/one.usbu").unlink()
+        for point, told in kills.some(total, 6):
+            kills.killed_at(whole, point)
+            whole()
+            assert files_below(place / "usb-update") == {"one.usbu": packed.read_bytes()}, told
+            (place / "usb-update/one.usbu").unlink()
+
+    def test_one_too_long_for_fat_is_refused(
+        self, desk: StickDesk, place: Path, packed: Path
+    ) -> None:
+        tree = Tree((), (StickFile(stickfiles.PACK, 2**32),))
+        fat = replace(
+            desk,
+            tree=lambda _: tree,
+            pack=lambda where, name: stickfiles.StickPack(where, name, "vfat"),
+        )
+        with pytest.raises(AuthoringError, match="has 4294967296 bytes; FAT holds") as caught:
+            self.make(fat, place, packed)
+
+        assert "exFAT" in caught.value.hint
+
+
+def test_two_at_once_do_not_write_one_stick(desk: StickDesk, place: Path, bundle: Path) -> None:
+    with desk.alone(place), pytest.raises(AuthoringError, match="writes this stick"):
+        make(desk, place, one=bundle)
+
+    make(desk, place, one=bundle)
+    assert [path.name for path in (place / "usb-update").iterdir()] == ["one"]
 
 
 class TestOnFat:

@@ -16,7 +16,7 @@ from agent.core.appfiles import AppSource, demand_content
 from agent.core.authoring import AuthoringError
 
 COMPOSE_NAME = appfiles.COMPOSE_NAME
-COMPOSE_LIMIT_BYTES = appfiles.COMPOSE_LIMIT_BYTES
+COMPOSE_LIMIT_BYTES = 1024 * 1024  # the reference's limit
 LOOKALIKE = re.compile(r"[^/]*compose[^/]*\.ya?ml")
 HASH_LABEL = "io.compose-spec.config-hash"
 MERGE = "<<"

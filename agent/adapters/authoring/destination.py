@@ -7,12 +7,14 @@ stick out earlier holds no bundle, or the one from before.
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
 from agent.adapters import files
 from agent.adapters.authoring import examine
+from agent.adapters.authoring.claims import claimed
 from agent.adapters.authoring.commits import Missing, OstreeCommits, free_bytes
 from agent.adapters.authoring.contents import contents
 from agent.adapters.authoring.store import AppStore, StorableApp
@@ -38,6 +40,7 @@ ORDER = (TARGETS_FILE, SNAPSHOT_FILE, TIMESTAMP_FILE, BUNDLE_FILE)
 # `.NAME.part` while a blob is copied, `.NAME.XXXXXXXX` while a small file is written
 _HALF_WRITTEN = re.compile(r"\..+\.(part|[a-z0-9_]{8})", re.ASCII)
 MODE = 0o644
+LOCK = ".lock"  # held while a bundle is written
 UNFINISHED = ".unfinished"  # holds the name of the Target that is being made
 NAME_LIMIT_BYTES = 1024
 
@@ -58,6 +61,15 @@ class BundleDirectory:
     def store(self) -> AppStore:
         """Its Apps."""
         return AppStore(self.path / "apps")
+
+    def alone(self, act: str) -> AbstractContextManager[None]:
+        """Keep everybody else from writing it, for the duration.
+
+        Raises:
+            AuthoringError: somebody else is at it, or the path is no directory.
+        """
+        self.occupied()
+        return claimed(self.path, self.path / LOCK, act)
 
     def occupied(self) -> tuple[str, ...]:
         """Return which parts of a bundle are there already.
@@ -112,7 +124,7 @@ class BundleDirectory:
             AuthoringError: it does not, or a file is too large for the file system.
         """
         blobs = self.store.missing(apps)
-        content = sum(blob.descriptor.size for blob in blobs)
+        content = sum(blob.descriptor.size - self.store.begun(blob) for blob in blobs)
         views = sum(app.view_size for app in apps)
         missing = self._missing[commit] = OstreeCommits(repo).missing(commit, self.repo)
         rootfs = sum(size for _, size in missing)
@@ -180,6 +192,11 @@ class BundleDirectory:
     def strays(self) -> tuple[str, ...]:
         """Name files that do not belong where they are and may make a device refuse."""
         return examine.strays(self.path)
+
+    def opened(self, progress: Progress) -> AbstractContextManager["BundleDirectory"]:
+        """See `services.desk.BundleFiles`; it is, already."""
+        del progress
+        return nullcontext(self)
 
     def contents(self, target: Target) -> Contents:
         """Return what it holds of a Target.

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from agent.adapters.authoring.meter import Crew
 from agent.adapters.authoring.references import DOMAIN, ImageRef, parse_reference
@@ -67,6 +67,14 @@ class ImageSource(Protocol):
 
     def names(self) -> Sequence[str]:
         """Return the references it holds, for messages."""
+
+
+@runtime_checkable
+class RemoteSource(Protocol):
+    """One that is far away: what of a blob came once is not asked for again."""
+
+    def open_from(self, digest: str, start: int) -> AbstractContextManager[IO[bytes]]:
+        """Open a blob that `ImageSource.size` knows behind its first ``start`` bytes."""
 
 
 @dataclass(frozen=True, slots=True)

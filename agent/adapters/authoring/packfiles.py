@@ -9,18 +9,24 @@ Host commands used: mksquashfs, unsquashfs (squashfs-tools 4.5 or later).
 """
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from agent.adapters import files, packfile, shell, sticktree
-from agent.adapters.authoring import examine
+from agent.adapters.authoring.claims import claimed
 from agent.adapters.authoring.commits import free_bytes
-from agent.adapters.authoring.contents import contents
-from agent.adapters.authoring.destination import FAT_FILE_LIMIT_BYTES, existing, is_fat
+from agent.adapters.authoring.destination import (
+    FAT_FILE_LIMIT_BYTES,
+    LOCK,
+    BundleDirectory,
+    existing,
+    is_fat,
+)
 from agent.core.authoring import AuthoringError
 from agent.core.difference import Contents
 from agent.core.errors import BundleError
@@ -34,6 +40,9 @@ ENTRIES_LIMIT = 4_000_000  # in one bundle: 2 000 000 objects in 256 directories
 DEPTH_LIMIT = 16  # directories below a part; a registry's repositories nest
 IMAGE_TIMEOUT_S = 6 * 3600.0  # a slow stick and a large rootfs
 PART = ".part"
+PACK_HINT = "write the pack to a larger disk, then copy it to the stick"
+UNPACK_HINT = "name a place on a larger disk; TMPDIR names it for what is only looked at"
+SCRATCH = ".scratch"
 # Everything that would tell two copies of one bundle apart, and all compression, is off.
 # The kernel wants to know the compressor all the same; gzip it has whenever it has squashfs.
 REPRODUCIBLE = (
@@ -64,6 +73,10 @@ class PackDirectory:
     progress: Progress
     limit: FileLimit = fat_limit
 
+    def alone(self, path: Path, act: str) -> AbstractContextManager[None]:
+        """See `services.pack.PackFiles`."""
+        return claimed(path, path.parent / f".{path.name}{LOCK}", act)
+
     def read(self, path: Path) -> Header:
         """See `services.pack.PackFiles`."""
         return packfile.read_header(path)
@@ -74,8 +87,8 @@ class PackDirectory:
         """See `services.pack.PackFiles`."""
         content = _demand_content(bundle)
         self._demand_length(path, content)
-        _demand_room(path, 2 * content)  # the image alone, and the pack
-        with _scratch(path) as scratch, _new_file(path) as file:
+        _demand_room(path.parent, 2 * content)  # the image alone, and the pack
+        with _new_file(path) as file, _scratch(path.parent / f".{path.name}{SCRATCH}") as scratch:
             image = scratch / "image"
             _make_image(bundle, image)
             size = image.stat().st_size
@@ -92,7 +105,7 @@ class PackDirectory:
         image = header.facts.image(header.seal.offset)
         length = len(head) + image.size + tree_size(image.size)
         self._demand_length(path, length)
-        _demand_room(path, length)
+        _demand_room(path.parent, length)
 
         def written() -> Iterator[bytes]:
             done = 0
@@ -106,14 +119,18 @@ class PackDirectory:
             file.write(head)
             file.write(hash_tree(written(), image.salt).blocks)
 
-    def unpack(self, path: Path, header: Header, destination: Path) -> None:
+    def unpack(
+        self, path: Path, header: Header, destination: Path, ready: Callable[[], object] = bool
+    ) -> None:
         """See `services.pack.PackFiles`."""
         image = header.facts.image(header.seal.offset)
-        with _scratch(destination) as scratch:
+        _demand_room(destination, 2 * image.size, UNPACK_HINT)
+        with _scratch(destination / SCRATCH) as scratch:
             packfile.copy_image(path, image, scratch / "image", self.progress)
             _extract(scratch / "image", scratch / "content")
-            destination.mkdir(exist_ok=True)
+            ready()
             for part in sorted((scratch / "content").iterdir()):
+                shutil.rmtree(destination / part.name, ignore_errors=True)  # an earlier attempt's
                 part.rename(destination / part.name)
 
     def _demand_length(self, path: Path, length: int) -> None:
@@ -151,6 +168,11 @@ class PackedBundle:
             hint="change the bundle's directory ('bundle unpack' makes it), and pack that",
         )
 
+    def alone(self, act: str) -> NoReturn:
+        """See `occupied`."""
+        del act
+        self.occupied()
+
     def documents(self) -> dict[str, bytes]:
         """See `services.desk.BundleFiles`."""
         return dict(packfile.read_header(self.path).documents)
@@ -185,25 +207,27 @@ class PackedBundle:
         """See `services.desk.BundleFiles`; none was packed."""
         return ()
 
-    def contents(self, target: Target) -> Contents:
-        """See `services.desk.BundleFiles`. Unpacks the whole image to read it."""
-        with self._unpacked(lambda *_: None) as place:
-            return contents(place, target)
-
-    def damaged(self, targets: Sequence[Target], progress: Progress) -> tuple[str, ...]:
-        """See `services.desk.BundleFiles`. Unpacks the whole image to read it."""
-        try:
-            with self._unpacked(progress) as place:
-                return examine.damaged(place, targets, progress)
-        except BundleError as e:
-            return (e.message,)
-
     @contextmanager
-    def _unpacked(self, progress: Progress) -> Iterator[Path]:
+    def opened(self, progress: Progress) -> Iterator[BundleDirectory]:
+        """See `services.desk.BundleFiles`. Unpacks the whole image into ``TMPDIR``."""
         with tempfile.TemporaryDirectory(prefix="usb-update-") as scratch:
             place = Path(scratch, "bundle")
-            PackDirectory(progress).unpack(self.path, packfile.read_header(self.path), place)
-            yield place
+            header = packfile.read_header(self.path)
+            PackDirectory(progress).unpack(self.path, header, place)
+            yield BundleDirectory(place)
+
+    def contents(self, target: Target) -> Contents:
+        """See `services.desk.BundleFiles`."""
+        with self.opened(lambda *_: None) as bundle:
+            return bundle.contents(target)
+
+    def damaged(self, targets: Sequence[Target], progress: Progress) -> tuple[str, ...]:
+        """See `services.desk.BundleFiles`."""
+        try:
+            with self.opened(progress) as bundle:
+                return bundle.damaged(targets, progress)
+        except BundleError as e:
+            return (e.message,)
 
 
 def _demand_content(bundle: Path) -> int:
@@ -233,12 +257,11 @@ def _parts(bundle: Path) -> tuple[str, ...]:
     return tuple(part for part in PARTS if (bundle / part).is_dir())
 
 
-def _demand_room(path: Path, needed: int) -> None:
-    free = free_bytes(existing(path.parent))
+def _demand_room(place: Path, needed: int, hint: str = PACK_HINT) -> None:
+    free = free_bytes(existing(place))
     if needed > free:
         raise AuthoringError(
-            f"'{path.parent}' has {free} bytes free; {needed} are needed for a while",
-            hint="write the pack to a larger disk, then copy it to the stick",
+            f"'{place}' has {free} bytes free; {needed} are needed for a while", hint=hint
         )
 
 
@@ -267,14 +290,19 @@ def _run(argv: list[str], cwd: Path | None = None) -> None:
 
 
 @contextmanager
-def _scratch(path: Path) -> Iterator[Path]:
-    """Make a directory beside ``path``, so that what is ready is moved and not copied."""
+def _scratch(place: Path) -> Iterator[Path]:
+    """Make a directory where what is ready can be moved from and need not be copied.
+
+    Whoever writes there is alone: what lies there is of a command that was killed.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-            yield Path(scratch)
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        yield place
     except OSError as e:
-        raise AuthoringError(f"'{path}' cannot be written: {e.strerror}") from e
+        raise AuthoringError(f"'{place.parent}' cannot be written: {e.strerror}") from e
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 @contextmanager

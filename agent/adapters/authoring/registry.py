@@ -127,18 +127,23 @@ class RegistryImages:
         place = self._places.get(digest)
         return place.size if place else None
 
-    @contextmanager
-    def open(self, digest: str) -> Iterator[IO[bytes]]:
+    def open(self, digest: str) -> AbstractContextManager[IO[bytes]]:
         """See `ImageSource.open`."""
+        return self.open_from(digest, 0)
+
+    @contextmanager
+    def open_from(self, digest: str, start: int) -> Iterator[IO[bytes]]:
+        """Open a blob behind its first ``start`` bytes, which are here already."""
         place = self._places[digest]
         if place.small:
-            yield BytesIO(self._small(digest, place))
+            yield BytesIO(self._small(digest, place)[start:])
             return
         registry = self._registry(place.ref.domain)
         chunks = self._transport.stream(
             lambda offset: registry.blob(place.ref, digest, offset),
             what=f"blob {digest} of '{place.ref.repository}'",
             size=place.size,
+            start=start,
         )
         with _Chunks(chunks) as raw, io.BufferedReader(raw) as stream:
             yield stream

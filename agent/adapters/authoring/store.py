@@ -17,7 +17,7 @@ from typing import IO, Protocol
 
 from agent.adapters import files
 from agent.adapters.authoring.composefile import COMPOSE_NAME, pin_compose, read_compose
-from agent.adapters.authoring.images import Image, ImageSource, find_image
+from agent.adapters.authoring.images import Image, ImageSource, RemoteSource, find_image
 from agent.adapters.authoring.meter import Crew, Meter, at_once
 from agent.adapters.authoring.packing import PackedFiles, index_descriptor, pack
 from agent.adapters.durably import Durably
@@ -38,6 +38,10 @@ CHUNK_BYTES = 1024 * 1024
 OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 SMALL_FILES_BYTES = 64 * 1024  # allowance per App for what is not a blob
 MODE = 0o644  # a bundle holds nothing secret
+
+
+Opener = Callable[[int], AbstractContextManager[IO[bytes]]]
+"""Opens something behind its first so many bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +119,13 @@ class Blob:
         descriptor: what it must be.
         open: opens it.
         crew: how several threads may read its source; None where one must.
+        open_from: opens it behind its first so many bytes; None where it is read anew.
     """
 
     descriptor: Descriptor
     open: Callable[[], AbstractContextManager[IO[bytes]]]
     crew: Crew | None = None
+    open_from: Opener | None = None
 
 
 def plan_app(
@@ -196,22 +202,21 @@ class AppStore:
         file = self._blobs / blob.hex
         return file.is_file() and file.stat().st_size == blob.size
 
+    def begun(self, blob: Blob) -> int:
+        """Return how many bytes of a blob an earlier command left, and this one need not fetch."""
+        part = self._part(blob)
+        if blob.open_from is None or part.is_symlink() or not part.is_file():
+            return 0
+        return min(part.stat().st_size, blob.descriptor.size)
+
+    def _part(self, blob: Blob) -> Path:
+        return self._blobs / f".{blob.descriptor.hex}.part"
+
     def _write_blob(self, blob: Blob, meter: Meter, kept: Durably) -> None:
-        part = self._blobs / f".{blob.descriptor.hex}.part"
-        sha256, size = hashlib.sha256(), 0
-        with blob.open() as source, part.open("wb") as file:
-            while chunk := source.read(CHUNK_BYTES):
-                sha256.update(chunk)
-                file.write(chunk)
-                size += len(chunk)
-                meter.add(len(chunk))
-        if (sha256.hexdigest(), size) != (blob.descriptor.hex, blob.descriptor.size):
-            part.unlink()
-            raise AuthoringError(
-                f"blob {blob.descriptor.digest} has other content at its source: "
-                f"{size} bytes with sha256 {sha256.hexdigest()}",
-                hint="save, push or copy the image again",
-            )
+        part, begun = self._part(blob), self.begun(blob)
+        # What an earlier command left may not be its beginning: a power cut leaves zeros.
+        if not (begun and blob.open_from and _finished(blob, blob.open_from, begun, part, meter)):
+            _written(blob, part, meter)
         kept.add(partial(_keep, part, self._blobs / blob.descriptor.hex))
 
     def _write_view(self, app: StorableApp) -> None:
@@ -220,6 +225,58 @@ class AppStore:
         view.mkdir(parents=True, exist_ok=True)
         app.write_view(view, self._blobs)
         files.write_atomic(view / "uri", app.ref.uri.encode(), mode=MODE)
+
+
+def _finished(blob: Blob, open_from: Opener, begun: int, part: Path, meter: Meter) -> bool:
+    """Go on where an earlier command stopped; false when that was not this blob's beginning."""
+    sha256 = hashlib.sha256()
+    with part.open("r+b") as file:
+        for chunk in _chunks(file, begun):
+            sha256.update(chunk)
+            meter.add(len(chunk))
+        file.truncate(begun)
+        with open_from(begun) as source:
+            size = begun + _copy(source, file, sha256, meter)
+    if (sha256.hexdigest(), size) == (blob.descriptor.hex, blob.descriptor.size):
+        return True
+    meter.add(-size)
+    return False
+
+
+def _written(blob: Blob, part: Path, meter: Meter) -> None:
+    """Copy a blob from its source.
+
+    Raises:
+        AuthoringError: it is not what it should be; nothing is left of it.
+    """
+    sha256 = hashlib.sha256()
+    part.unlink(missing_ok=True)  # not written through, should it be a link
+    with blob.open() as source, part.open("xb") as file:
+        size = _copy(source, file, sha256, meter)
+    if (sha256.hexdigest(), size) != (blob.descriptor.hex, blob.descriptor.size):
+        part.unlink()
+        raise AuthoringError(
+            f"blob {blob.descriptor.digest} has other content at its source: "
+            f"{size} bytes with sha256 {sha256.hexdigest()}",
+            hint="save, push or copy the image again",
+        )
+
+
+def _copy(source: IO[bytes], file: IO[bytes], sha256: "hashlib._Hash", meter: Meter) -> int:
+    size = 0
+    while chunk := source.read(CHUNK_BYTES):
+        sha256.update(chunk)
+        file.write(chunk)
+        size += len(chunk)
+        meter.add(len(chunk))
+    return size
+
+
+def _chunks(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """Read the first ``size`` bytes."""
+    while size and (chunk := file.read(min(CHUNK_BYTES, size))):
+        size -= len(chunk)
+        yield chunk
 
 
 def _keep(part: Path, path: Path) -> None:
@@ -258,9 +315,15 @@ def _held(descriptor: Descriptor, data: bytes) -> Blob:
 
 
 def _image_blobs(image: Image) -> Iterator[Blob]:
+    source = image.source
     for descriptor in image.blobs:
-        opener = partial(image.source.open, descriptor.digest)
-        yield Blob(descriptor, opener, image.source.crew)
+        opener = partial(source.open, descriptor.digest)
+        rest = (
+            partial(source.open_from, descriptor.digest)
+            if isinstance(source, RemoteSource)
+            else None
+        )
+        yield Blob(descriptor, opener, source.crew, rest)
 
 
 def _write_image_view(view: Path, image: Image) -> None:

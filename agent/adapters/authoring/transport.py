@@ -295,6 +295,7 @@ class Transport:
         *,
         what: str,
         size: int,
+        start: int = 0,
     ) -> Iterator[bytes]:
         """Yield a body of known length, asking for the rest whenever it breaks off.
 
@@ -302,11 +303,12 @@ class Transport:
             open_at: asks for the body from an offset on; a server may answer with all of it.
             what: for messages.
             size: of the whole body, bytes.
+            start: how much of it is not wanted, from its beginning.
 
         Raises:
             AuthoringError: it broke off too often, or is longer than ``size``.
         """
-        done, failed = 0, 0
+        done, failed = start, 0
         while done < size:
             try:
                 with open_at(done) as reply:
@@ -320,7 +322,7 @@ class Transport:
                 if failed == self.patience.attempts:
                     raise AuthoringError(
                         f"{what} broke off at byte {done} of {size}, {failed} times: {e}",
-                        hint="repeat the command later: what is here whole is not fetched again",
+                        hint="repeat the command later: it goes on from there",
                     ) from e
                 self.pause(failed, e.after_s)
 

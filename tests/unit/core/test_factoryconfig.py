@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from agent.core.authoring import AuthoringError
-from agent.core.factoryconfig import FetchApps, compose_files, fetch_apps
+from agent.core.factoryconfig import FetchApps, branch_tags, compose_files, fetch_apps
 
 MAIN = "refs/heads/main"
 APPS = ("db", "shop", "web")
@@ -181,3 +181,23 @@ class TestComposeFiles:
     def test_a_value_of_another_kind(self) -> None:
         with pytest.raises(AuthoringError, match=r"COMPOSE_FILES .* not file names in quotes"):
             compose_files(config(params={"COMPOSE_FILES": ["a.yml"]}), MAIN)
+
+
+class TestTags:
+    @pytest.mark.parametrize(
+        ("tagging", "tags"),
+        [
+            ({}, ()),
+            ({MAIN: None}, ()),
+            ({"refs/heads/devel": [{"tag": "devel"}]}, ()),
+            ({MAIN: [{"tag": "main"}, {"tag": "next", "inherit": "main"}]}, ("main", "next")),
+            ({MAIN: [{"tag": "main"}, {"tag": "main"}]}, ("main",)),
+        ],
+    )
+    def test_those_of_the_branch(self, tagging: object, tags: tuple[str, ...]) -> None:
+        assert branch_tags({"containers": {"tagging": tagging}}, MAIN) == tags
+
+    @pytest.mark.parametrize("value", ["main", [{"inherit": "x"}], [["tag"]], [{"tag": 1}], 7])
+    def test_anything_else_is_refused(self, value: object) -> None:
+        with pytest.raises(AuthoringError, match="tagging of 'refs/heads/main' in"):
+            branch_tags({"containers": {"tagging": {MAIN: value}}}, MAIN)
