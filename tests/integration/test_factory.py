@@ -669,7 +669,8 @@ class TestCommands:
                       ["keys", "rotate"], ["keys", "offline"], ["keys", "list"],
                       ["bundle", "create"], ["bundle", "sign"], ["bundle", "show"],
                       ["bundle", "verify"], ["bundle", "diff"], ["bundle", "pack"],
-                      ["bundle", "unpack"], ["stick", "make"], ["stick", "doctor"]):  # fmt: skip
+                      ["bundle", "unpack"], ["stick", "make"], ["stick", "doctor"],
+                      ["report"]):  # fmt: skip
             with pytest.raises(SystemExit) as exited:
                 usb_update([*words, "--help"])
             text = capsys.readouterr().out
@@ -679,7 +680,7 @@ class TestCommands:
                     argv = line.split()[1:]
                     assert _parser("usb-update", "", argv, COMMANDS).parse_args(argv).func
                     examples += 1
-        assert examples >= 25
+        assert examples >= 27
 
     def test_help_does_not_load_git(self) -> None:
         code = (
