@@ -84,6 +84,19 @@ def _read_to_end(fd: int, limit: int, path: Path) -> bytes:
     return bytes(data)
 
 
+def why(error: Exception, path: Path | None = None) -> str:
+    """Say what the system says, for a person: no number, and ``path`` not again.
+
+    Args:
+        error: what was raised.
+        path: named already in the sentence.
+    """
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    other = error.filename is not None and os.fsdecode(error.filename) != str(path)
+    return error.strerror + (f": '{os.fsdecode(error.filename)}'" if other else "")
+
+
 def kind(path: Path) -> int:
     """Return what lies at the end of a path, as `stat.S_IFMT` says it; 0 when that cannot be said.
 

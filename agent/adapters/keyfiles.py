@@ -71,7 +71,7 @@ def read_archive(path: Path) -> tuple[PrivateKey, ...]:
         entries = _entries(files.read_bounded(path, limit=ARCHIVE_LIMIT_BYTES))
     except (OSError, EOFError, tarfile.TarError, files.NotRegularError, files.TooLargeError) as e:
         raise AuthoringError(
-            f"'{path}' cannot be read as a key archive: {e}",
+            f"'{path}' cannot be read as a key archive: {files.why(e, path)}",
             hint="give a .tgz made by 'usb-update keys init' or fioctl",
         ) from e
     found = [_pair(name, entries, path) for name in entries if name.endswith(".pub")]
@@ -169,7 +169,9 @@ def move_archives(names: Sequence[Path], directory: Path) -> None:
         for archive in names:
             _move(archive, directory / archive.name)
     except (OSError, files.NotRegularError, files.TooLargeError) as e:
-        raise AuthoringError(f"keys cannot be moved to '{directory}': {e}") from e
+        raise AuthoringError(
+            f"keys cannot be moved to '{directory}': {files.why(e, directory)}"
+        ) from e
 
 
 def _move(source: Path, destination: Path) -> None:
@@ -196,7 +198,7 @@ def put_key(path: Path, role: str, key: PrivateKey) -> None:
     try:
         write_archive(path, [(role, key)])
     except OSError as e:
-        raise AuthoringError(f"key archive '{path}' cannot be written: {e}") from e
+        raise AuthoringError(f"key archive '{path}' cannot be written: {files.why(e, path)}") from e
 
 
 def rename_archive(source: Path, name: str) -> None:
@@ -212,7 +214,9 @@ def rename_archive(source: Path, name: str) -> None:
         source.rename(destination)
         files.sync_directory(destination.parent)
     except OSError as e:
-        raise AuthoringError(f"'{source}' cannot be renamed to '{name}': {e}") from e
+        raise AuthoringError(
+            f"'{source}' cannot be renamed to '{name}': {files.why(e, source)}"
+        ) from e
 
 
 # --- the keys directory ----------------------------------------------------------------
@@ -239,7 +243,9 @@ class KeysDirectory:
                 self._write_chain(bundle_type, documents)
             self._write_keys(chain)
         except OSError as e:
-            raise AuthoringError(f"keys cannot be written to '{self.path}': {e}") from e
+            raise AuthoringError(
+                f"keys cannot be written to '{self.path}': {files.why(e, self.path)}"
+            ) from e
 
     def archive(self, name: str) -> Path:
         """Where the archive ``name`` of `OFFLINE` or `ONLINE` is."""
@@ -261,7 +267,15 @@ class KeysDirectory:
             except FileNotFoundError:
                 break  # how the chain ends
             except (OSError, files.NotRegularError, files.TooLargeError) as e:
-                raise AuthoringError(f"root chain of '{self.path}' cannot be read: {e}") from e
+                raise AuthoringError(
+                    f"root chain of '{self.path}' cannot be read: {files.why(e)}"
+                ) from e
+        if not found:
+            raise AuthoringError(
+                f"'{self.path}' holds no factory's keys: there is no "
+                f"'roots/{bundle_type.value}/1.root.json'",
+                hint="name the directory that 'usb-update keys init' or 'factory init' made",
+            )
         if len(found) < FIRST_BRANCH_VERSION:
             raise AuthoringError(
                 f"'{self.path}/roots/{bundle_type.value}' has {len(found)} root versions; "
@@ -343,7 +357,7 @@ class KeysDirectory:
             data = files.read_bounded(path, limit=STATE_LIMIT_BYTES)
         except (OSError, files.NotRegularError, files.TooLargeError) as e:
             raise AuthoringError(
-                f"'{path}' does not hold the versions issued so far: {e}",
+                f"'{path}' does not hold the versions issued so far: {files.why(e, path)}",
                 hint="restore it from a backup; devices refuse versions that go back",
             ) from e
         return read_versions(data, f"'{path}'")

@@ -58,6 +58,8 @@ def read_header(path: Path) -> Header:
         raise MetadataNotFoundError(f"there is no file '{path}'") from e
     except files.NotRegularError as e:
         raise PackInvalidError(str(e)) from e
+    except PackInvalidError as e:
+        raise PackInvalidError(f"'{path}': {e.message}", hint=e.hint) from e
     except OSError as e:
         raise PackInvalidError(f"'{path}' cannot be read: {e.strerror}", hint=AGAIN) from e
     if size != header.file_size:

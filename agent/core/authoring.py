@@ -352,8 +352,15 @@ def target_entry(target: NewTarget) -> dict[str, Any]:
     Raises:
         AuthoringError: a name has characters that a device would refuse.
     """
+    if not target.hardware_id:
+        raise AuthoringError(
+            "the hardware ID of the devices is not given",
+            hint="name it with --hardware-id, as 'primary_ecu_hardware_id' of the devices has it",
+        )
     demand_word(target.hardware_id, "hardware ID")
     demand_word(target.tag, "tag")
+    if not 0 <= target.version <= VERSION_LIMIT:
+        raise AuthoringError(f"version {target.version} is not one of 0 to {VERSION_LIMIT}")
     if not NAME.fullmatch(target.name):
         raise AuthoringError(
             f"Target name {target.name!r} has characters a name must not have",
@@ -487,7 +494,7 @@ def merge_entries(old: Mapping[str, Any], name: str, entry: Mapping[str, Any]) -
     """
     if name in old and not _same_content(old[name], entry):
         raise AuthoringError(
-            f"the bundle has a Target {name!r} with another commit or other Apps",
+            f"there is a Target {name!r} already, with another commit or other Apps",
             hint="give the new Target a new name and version: devices take a name for one content",
         )
     return {**old, name: dict(entry)}

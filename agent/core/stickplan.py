@@ -225,10 +225,12 @@ def demand_names(names: Sequence[str]) -> None:
         AuthoringError: with the first that does not do.
     """
     for name in names:
-        if not BUNDLE_NAME.fullmatch(name) or name.lower() in TAKEN_NAMES or _DEVICE.match(name):
+        taken = name.lower() in TAKEN_NAMES
+        if taken or not BUNDLE_NAME.fullmatch(name) or _name_problem(name):
             raise AuthoringError(
-                f"{name!r} cannot be a bundle's directory on a stick",
-                hint="give another one as NAME=BUNDLE: up to 48 letters, digits, '.', '_' and '-'",
+                f"{name[:80]!r} cannot be a bundle's name on a stick",
+                hint="give another one as NAME=BUNDLE: up to 48 letters, digits, '.', '_' and '-', "
+                "no '.' at its end, and none that a bundle or Windows uses itself",
             )
     if clash := next(_clashes(names), None):
         raise AuthoringError(
@@ -337,7 +339,7 @@ def demand_room(wanted: Sequence[StickFile], room: Room, *, directories: int) ->
     largest = max(wanted, key=lambda file: file.size, default=None)
     if room.fs_type in FAT_TYPES and largest and largest.size > FAT_FILE_LIMIT_BYTES:
         raise AuthoringError(
-            f"'{largest.path}' has {largest.size} bytes; FAT holds files up to "
+            f"{largest.path!r} has {largest.size} bytes; FAT holds files up to "
             f"{FAT_FILE_LIMIT_BYTES}",
             hint="format the stick with exFAT or ext4",
         )

@@ -31,8 +31,31 @@ examples:
   usb-update bundle create rpi-lmp-42 stick/bundle --factory-dir factory --tag main
   usb-update bundle create rpi-lmp-42 stick/bundle --factory-dir factory --tag main --prod
   usb-update bundle create rpi-lmp-42 stick/bundle --factory-dir factory --wave spring
+  usb-update bundle create rpi-lmp-42 stick/bundle --factory acme --token-file token --tag main
+  usb-update bundle create rpi-lmp-42 stick/bundle --keys keys --tag main --tuf-only
   usb-update bundle create rpi-lmp-42 stick/bundle --keys keys --tag main \\
       --hardware-id rpi --ostree-repo repo --ref main --app containers/shop --image docker:"""
+SIGN_EXAMPLES = """\
+examples:
+  usb-update bundle sign stick/bundle --keys offline-targets.tgz
+  usb-update bundle sign update-42.usbu --keys offline-targets.tgz"""
+SHOW_EXAMPLES = """\
+examples:
+  usb-update bundle show stick/bundle
+  usb-update bundle show update-42.usbu --json"""
+VERIFY_EXAMPLES = """\
+examples:
+  usb-update bundle verify stick/bundle --roots keys/roots --type ci --tag main --deep"""
+DIFF_EXAMPLES = """\
+examples:
+  usb-update bundle diff bundles/41 bundles/42
+  usb-update bundle diff update-41.usbu update-42.usbu --all"""
+PACK_EXAMPLES = """\
+examples:
+  usb-update bundle pack stick/bundle update-42.usbu --keys keys"""
+UNPACK_EXAMPLES = """\
+examples:
+  usb-update bundle unpack update-42.usbu stick/bundle"""
 WORDS_OF_TYPE = {BundleType.CI: "CI", BundleType.PROD: "production"}
 
 
@@ -71,10 +94,12 @@ def _add_bundle(subparsers: "argparse._SubParsersAction[Any]") -> None:
     sign.add_argument(
         "-k", "--keys", metavar="TGZ", type=Path, required=True, help="archive with one targets key"
     )
+    sign.epilog = SIGN_EXAMPLES
     sign.set_defaults(func=_bundle_sign)
     show = _command(group, "show", "print what a bundle holds and who signed it")
     show.add_argument("bundle", metavar="BUNDLE", type=Path, help="its directory or .usbu file")
     show.add_argument("--json", action="store_true", help="print one JSON object")
+    show.epilog = SHOW_EXAMPLES
     show.set_defaults(func=_bundle_show)
     _add_verify(group)
     _add_diff(group)
@@ -127,7 +152,7 @@ def _add_create(group: "argparse._SubParsersAction[Any]") -> None:
         metavar="N",
         type=int,
         default=author.DEFAULT_DAYS,
-        help=f"({author.DEFAULT_DAYS})",
+        help=f"how long the bundle lasts ({author.DEFAULT_DAYS})",
     )
     add("--tuf-only", "-m", action="store_true", help="renew the metadata of a bundle, no more")
     add("--allow-multiple-targets", action="store_true", help="DST may hold a bundle already")
@@ -143,7 +168,8 @@ def _add_create(group: "argparse._SubParsersAction[Any]") -> None:
 def _add_verify(group: "argparse._SubParsersAction[Any]") -> None:
     verify = _command(group, "verify", "answer as a device would")
     verify.epilog = (
-        f"exit statuses, as of 'check', but 0 when accepted:\n{text.exit_table(CheckExit)}"
+        f"{VERIFY_EXAMPLES}\n\nexit statuses, as of 'check', but 0 when accepted:\n"
+        f"{text.exit_table(CheckExit)}"
     )
     add = verify.add_argument
     add("bundle", metavar="BUNDLE", type=Path, help="its directory or .usbu file")
@@ -163,6 +189,7 @@ def _add_diff(group: "argparse._SubParsersAction[Any]") -> None:
     add("after", metavar="B", type=Path, help="the bundle it gets: directory or .usbu file")
     add("--all", action="store_true", help="name every path that changes")
     add("--json", action="store_true", help="print one JSON object")
+    diff.epilog = DIFF_EXAMPLES
     diff.set_defaults(func=_bundle_diff)
 
 
@@ -173,10 +200,12 @@ def _add_packs(group: "argparse._SubParsersAction[Any]") -> None:
     packed.add_argument(
         "--keys", metavar="DIR", type=Path, required=True, help="those that made the bundle"
     )
+    packed.epilog = PACK_EXAMPLES
     packed.set_defaults(func=_packing("pack"))
     unpacked = _command(group, "unpack", "make a bundle's directory of a pack")
     unpacked.add_argument("file", metavar="FILE.usbu", type=Path, help="made by 'bundle pack'")
     unpacked.add_argument("destination", metavar="DST", type=Path, help="a new directory")
+    unpacked.epilog = UNPACK_EXAMPLES
     unpacked.set_defaults(func=_packing("unpack"))
 
 
@@ -273,6 +302,7 @@ def _bundle_verify(args: argparse.Namespace) -> int:
         args.hardware_id,
     )
     with _desk() as desk:
+        author.demand_roots(desk, device)
         verdict = author.check_bundle(desk, args.bundle, device, deep=args.deep)
     print(json.dumps(verdict_json(verdict)) if args.json else verdict_text(verdict))
     return OK if verdict.accepted else int(verdict.outcome.exit)

@@ -77,12 +77,16 @@ def _main(
     others: tuple[tuple[str, str, str], ...],
 ) -> int:
     arguments = sys.argv[1:] if argv is None else list(argv)
-    parser = _parser(prog, text, arguments, others)
-    args = parser.parse_args(arguments)
-    if args.func is None:
-        parser.print_help(sys.stderr)
+    try:
+        parser = _parser(prog, text, arguments, others)
+        args = parser.parse_args(arguments)
+        if args.func is None:
+            parser.print_help(sys.stderr)
+            return EXIT_FAILED
+        return _run(args)
+    except KeyboardInterrupt:  # loading what a command needs takes a moment, too
+        print("interrupted; type the same command again to go on", file=sys.stderr)
         return EXIT_FAILED
-    return _run(args)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -93,9 +97,6 @@ def _run(args: argparse.Namespace) -> int:
     except AgentError as e:
         said = f"{e.message}" + (f"\n  {e.hint}" if e.hint else "")
         print(spoken(said, args.program), file=sys.stderr)
-        return EXIT_FAILED
-    except KeyboardInterrupt:
-        print("interrupted; type the same command again to go on", file=sys.stderr)
         return EXIT_FAILED
     except BrokenPipeError:
         return EXIT_FAILED

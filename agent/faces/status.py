@@ -14,6 +14,7 @@ from agent.core.errors import AgentError
 from agent.core.fleet import Fleet, Reading, merge
 from agent.core.record import to_json
 from agent.faces.cli import Parser, add_device_options
+from agent.faces.grouping import command
 from agent.faces.report_page import fleet_page
 from agent.faces.tables import fleet_csv, fleet_text, history_text
 
@@ -39,8 +40,15 @@ def add_commands(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     _add_report(subparsers)
 
 
+REPORT_EXAMPLES = """\
+examples:
+  usb-update report /media/stick
+  usb-update report /media/one /media/two --csv fleet.csv --html fleet.html"""
+
+
 def _add_report(subparsers: "argparse._SubParsersAction[Parser]") -> None:
-    report = subparsers.add_parser("report", help="merge the results of sticks into one table")
+    report = command(subparsers, "report", "merge the results of sticks into one table")
+    report.epilog = REPORT_EXAMPLES
     report.add_argument(
         "sticks",
         metavar="STICK",

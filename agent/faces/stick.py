@@ -18,7 +18,7 @@ from agent.faces import progress
 from agent.faces.cli import Parser
 from agent.faces.findings import findings_json, findings_text
 from agent.services import stickdoctor, stickmaker
-from agent.services.author import DeviceGuess
+from agent.services.author import DeviceGuess, demand_roots
 from agent.services.station import no_progress
 from agent.services.stickdoctor import Profile
 from agent.services.stickmaker import StickDesk, Written
@@ -27,11 +27,20 @@ from agent.wiring_stick import device_of, stick_desk
 
 OK, FAILED, STOPPED = 0, 1, 2
 MAKE_EXITS = """\
+examples:
+  usb-update stick make /media/stick bundles/rpi-42
+  usb-update stick make /media/stick rpi=bundles/rpi-42 imx=bundles/imx-17 update-42.usbu
+  usb-update stick make --format vfat --yes /dev/sdb rpi=bundles/rpi-42
+
 exit statuses:
     0  The stick is whole and may be pulled out.
     1  It could not be made; devices see on it what was there before.
     2  --format without --yes: nothing was touched, only shown what would be lost."""
 DOCTOR_EXITS = """\
+examples:
+  usb-update stick doctor /media/stick --profile roof-device.toml --deep
+  usb-update stick doctor /dev/sdb --tag main --hardware-id raspberrypi4-64 --roots keys/roots
+
 exit statuses:
     0  The device would install from this stick; there may be warnings.
     1  The stick could not be examined.
@@ -127,6 +136,7 @@ def make(desk: StickDesk, args: argparse.Namespace) -> int:
         return _show_losses(desk, args)
     if args.format:
         stickmaker.format_stick(desk, args.device, args.format, args.label)
+    demand_roots(desk.desk, DeviceGuess(roots=args.roots))
     written: tuple[Written, ...] = ()
     if bundles:
         written = stickmaker.make_stick(desk, args.device, bundles, roots=args.roots)
@@ -202,6 +212,7 @@ def _doctor(args: argparse.Namespace) -> int:
 def doctor(desk: StickDesk, args: argparse.Namespace) -> int:
     """Do ``stick doctor`` at a desk."""
     profile = _profile(args)
+    demand_roots(desk.desk, profile.guess)
     findings = stickdoctor.visit(
         desk,
         args.device,
@@ -215,6 +226,8 @@ def doctor(desk: StickDesk, args: argparse.Namespace) -> int:
 
 
 def _profile(args: argparse.Namespace) -> Profile:
+    if args.profile and not args.profile.exists():
+        raise UsageError(f"'{args.profile}' does not exist", hint="correct --profile")
     settings = configuration([args.profile]).settings if args.profile else Settings()
     known, filesystems = device_of(settings)
     guess = known if args.profile else DeviceGuess()

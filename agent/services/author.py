@@ -452,7 +452,10 @@ def planned(desk: Desk, spec: BundleSpec) -> Iterator[Content]:
         AuthoringError: something is missing or cannot go into a bundle.
     """
     if spec.ostree_repo is None or not spec.ref:
-        raise AuthoringError("an OSTree repository and a ref or commit are needed")
+        raise AuthoringError(
+            "an OSTree repository and a ref or commit are needed",
+            hint="name them: --ostree-repo REPO with --ref R or --commit C",
+        )
     demand_prefix(spec.registry_prefix)
     commit = desk.commits(spec.ostree_repo).resolve(spec.ref)
     sources = find_sources(
@@ -643,6 +646,8 @@ def sign_documents(documents: Mapping[str, bytes], key: PrivateKey, root: Root) 
 
 def _bundle_root(documents: Mapping[str, bytes], path: Path) -> Root:
     root = authoring.latest_root(documents)
+    if not documents:
+        raise _no_bundle(path)
     if root is None:
         raise AuthoringError(
             f"'{path}/tuf' has no '{FIRST_BRANCH_VERSION}.root.json', so nobody knows who may sign",
@@ -721,10 +726,7 @@ def show_bundle(desk: Desk, path: Path) -> BundleInfo:
     """
     documents = desk.bundle(path).documents()
     if BUNDLE_FILE not in documents:
-        raise AuthoringError(
-            f"'{path}/tuf' has no '{BUNDLE_FILE}': this is no bundle, or it is not finished",
-            hint="name the directory that holds 'tuf'",
-        )
+        raise _no_bundle(path)
     facts = authoring.read_bundle(authoring.read_signed(documents[BUNDLE_FILE], BUNDLE_FILE))
     raw_root = authoring.latest_root(documents) or documents.get("2.root.json")
     root = authoring.read_root(raw_root, "the bundle's newest root") if raw_root else None
@@ -739,6 +741,13 @@ def show_bundle(desk: Desk, path: Path) -> BundleInfo:
         signers=bundle_signers(documents[BUNDLE_FILE], raw_root) if raw_root else None,
         targets_missing=_targets_missing(documents, root) if root else 0,
         root_version=root.version if root else 0,
+    )
+
+
+def _no_bundle(path: Path) -> AuthoringError:
+    return AuthoringError(
+        f"'{path}/tuf' has no '{BUNDLE_FILE}': this is no bundle, or it is not finished",
+        hint="name the directory that holds 'tuf'",
     )
 
 
@@ -796,6 +805,21 @@ def check_bundle(desk: Desk, path: Path, device: DeviceGuess, *, deep: bool = Fa
         return Verdict(outcome, accepted=False, warnings=warnings, damaged=damaged)
     outcome = Outcome(CheckExit.UPDATE_FOUND, chosen.name, "accepted", version=chosen.version)
     return Verdict(outcome, accepted=True, warnings=warnings)
+
+
+def demand_roots(desk: Desk, device: DeviceGuess) -> None:
+    """Refuse a directory named for a device's roots that holds none: a word was mistyped.
+
+    Raises:
+        AuthoringError: it holds none.
+    """
+    if device.roots is not None and not desk.roots(device.roots, device.bundle_type):
+        kind = device.bundle_type or BundleType.CI
+        raise AuthoringError(
+            f"'{device.roots}' holds no roots: there is no '{kind.value}/1.root.json' in it",
+            hint="name the directory that holds 'ci' and 'prod': 'roots' of the keys, or of the "
+            "image, /usr/lib/sota/tuf",
+        )
 
 
 class _RefusedError(Exception):

@@ -168,6 +168,11 @@ def init(  # noqa: PLR0913  all but the first two are options, and named
         AuthoringError: the directory has content, or is a factory.
     """
     author.demand_prefix(prefix)
+    if not keep_keys and (directory / KEYS).is_dir() and not desk.books(directory).exists:
+        raise AuthoringError(
+            f"'{directory}' holds keys already; keys are never overwritten",
+            hint="--keep-keys makes a factory of them; else name a new directory",
+        )
     if not keep_keys:
         author.make_keys(desk.desk, directory, keytype=keytype, expires_in_days=expires_in_days)
     held = desk.desk.keys(directory)
@@ -207,7 +212,7 @@ def add_target(desk: FactoryDesk, directory: Path, spec: BundleSpec) -> FactoryI
         AuthoringError: it cannot be a Target, or its name stands for other content.
     """
     books, now = desk.books(directory), desk.desk.now()
-    key = desk.desk.keys(directory).online().targets
+    key = _online_targets(desk, directory)
     spec = replace(spec, registry_prefix=spec.registry_prefix or _prefix(books))
     with author.planned(desk.desk, spec) as content:
         spec = replace(spec, tag=spec.tag or _tag_of_branch(content.sources.tags))
@@ -247,7 +252,7 @@ def tag_target(desk: FactoryDesk, directory: Path, target: str, tags: Sequence[s
     Raises:
         AuthoringError: there is no such Target, or a tag cannot be one.
     """
-    key, now = desk.desk.keys(directory).online().targets, desk.desk.now()
+    key, now = _online_targets(desk, directory), desk.desk.now()
 
     def act(books: Books) -> str:
         factory.tag_target(books, target, tags, key, now)
@@ -278,7 +283,7 @@ def start_wave(
     Raises:
         AuthoringError: as `factory.start_wave`.
     """
-    online = desk.desk.keys(directory).online().targets
+    online = _online_targets(desk, directory)
     offline = _offline_targets_keys(desk, directory, places, online)
     wave = replace(wave, tag=wave.tag or _only_tag(desk.books(directory).read(), wave))
 
@@ -295,7 +300,7 @@ def sign_wave(desk: FactoryDesk, directory: Path, name: str, places: Sequence[Pa
     Raises:
         AuthoringError: there is no such wave, or no key that may sign and has not.
     """
-    online = desk.desk.keys(directory).online().targets
+    online = _online_targets(desk, directory)
     offline = _offline_targets_keys(desk, directory, places, online)
     if not offline:
         raise AuthoringError(
@@ -442,6 +447,12 @@ def list_keys(desk: FactoryDesk, directory: Path, places: Sequence[Path] = ()) -
         for keyid, (archive, key) in at_hand.items()
         if keyid not in used
     ]
+
+
+def _online_targets(desk: FactoryDesk, directory: Path) -> PrivateKey:
+    """Return the online targets key; that there is no factory is told before a missing key."""
+    desk.books(directory).read()
+    return desk.desk.keys(directory).online().targets
 
 
 def _online(desk: Desk, directory: Path) -> tuple[PrivateKey, ...]:

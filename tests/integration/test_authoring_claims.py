@@ -83,7 +83,8 @@ class TestClaimed:
 
     def test_only_one_at_a_time_however_many_try(self, tmp_path: Path) -> None:
         """The file comes and goes, with its directory: nobody may lock one that is gone."""
-        inside, most, place = [], [0], tmp_path / "bundle"
+        inside, most, place = [], [0], tmp_path / "a/bundle"
+        refused: list[str] = []
 
         def work() -> None:
             for _ in range(200):
@@ -92,8 +93,8 @@ class TestClaimed:
                         inside.append(None)
                         most.append(len(inside))
                         inside.pop()
-                except AuthoringError:
-                    continue
+                except AuthoringError as e:
+                    refused.append(e.message)
 
         threads = [threading.Thread(target=work) for _ in range(4)]
         for thread in threads:
@@ -102,7 +103,9 @@ class TestClaimed:
             thread.join()
 
         assert max(most) == 1
-        assert len(most) > 200
+        assert len(most) + len(refused) == 801
+        assert all("is in use" in told for told in refused)
+        assert files_below(tmp_path) == {}
 
     def test_a_file_that_somebody_wrote_cannot_play_tricks(self, tmp_path: Path) -> None:
         with held(tmp_path):

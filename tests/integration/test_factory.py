@@ -636,7 +636,7 @@ class TestCommands:
             (["factory", "tag", "x", "main", "--factory-dir", "factory"], "no Target 'x'"),
             (["factory", "wave", "complete", "x", "--factory-dir", "factory"], "no wave 'x'"),
             (["factory", "wave", "sign", "x", "--factory-dir", "factory"], "no wave 'x'"),
-            (["keys", "list", "--factory-dir", "nowhere"], "root versions"),
+            (["keys", "list", "--factory-dir", "nowhere"], "holds no factory's keys"),
             (["keys", "rotate", "--role", "root"], "is no factory"),
             (["bundle", "create", "x-1", "b", "--factory-dir", "factory", "--wave", "w"],
              "no wave"),
@@ -667,7 +667,10 @@ class TestCommands:
         for words in (["factory"], ["factory", "target", "add"], ["factory", "wave", "init"],
                       ["factory", "tag"], ["factory", "init"], ["factory", "show"],
                       ["keys", "rotate"], ["keys", "offline"], ["keys", "list"],
-                      ["bundle", "create"]):  # fmt: skip
+                      ["bundle", "create"], ["bundle", "sign"], ["bundle", "show"],
+                      ["bundle", "verify"], ["bundle", "diff"], ["bundle", "pack"],
+                      ["bundle", "unpack"], ["stick", "make"], ["stick", "doctor"],
+                      ["report"]):  # fmt: skip
             with pytest.raises(SystemExit) as exited:
                 usb_update([*words, "--help"])
             text = capsys.readouterr().out
@@ -677,7 +680,7 @@ class TestCommands:
                     argv = line.split()[1:]
                     assert _parser("usb-update", "", argv, COMMANDS).parse_args(argv).func
                     examples += 1
-        assert examples >= 9
+        assert examples >= 27
 
     def test_help_does_not_load_git(self) -> None:
         code = (

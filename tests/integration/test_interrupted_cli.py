@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,23 @@ def test_no_program_goes_on_behind_an_interrupted_install(
     assert not Path("/proc", endless_pull.read_text().strip()).exists()
     monkeypatch.setenv("PATH", os.environ["PATH"].partition(":")[2])
     assert device.install(bundle).code == 100
+
+
+PRESSED_WHILE_LOADING = """\
+import sys
+class Finger:
+    def find_spec(self, name, *_):
+        if name == "agent.core.keys":
+            raise KeyboardInterrupt
+from agent.faces.cli import usb_update
+sys.meta_path.insert(0, Finger())
+sys.exit(usb_update(["bundle", "show", "x"]))
+"""
+
+
+def test_ctrl_c_while_a_command_is_loaded_is_no_traceback() -> None:
+    argv = [sys.executable, "-c", PRESSED_WHILE_LOADING]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert done.stderr == "interrupted; type the same command again to go on\n"

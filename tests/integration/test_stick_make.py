@@ -407,6 +407,24 @@ class TestInterrupted:
         assert len(states) > 5
         assert all(state == content(shop.bundle / "tuf") for state in states)
 
+    def test_killed_anywhere_repeating_gives_the_same_stick(
+        self, desk: StickDesk, place: Path, bundle: Path
+    ) -> None:
+        """Killed, as by a power cut of the desk: no handler of ours runs."""
+
+        def whole() -> None:
+            make(desk, place, one=bundle)
+
+        total = kills.changes(whole)
+        for point, told in kills.some(total, 10):
+            shutil.rmtree(place / "usb-update")
+            killed = kills.killed_at(whole, point)
+            assert find_bundles(place) in ((), (place / "usb-update/one",)), told
+            whole()
+            assert killed, told
+            assert content(bundle) == files_below(place / "usb-update/one"), told
+            assert [path.name for path in (place / "usb-update").iterdir()] == ["one"], told
+
     def test_a_stick_that_was_pulled_early_shows_no_bundle(
         self, desk: StickDesk, place: Path, bundle: Path
     ) -> None:

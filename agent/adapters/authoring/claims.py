@@ -18,6 +18,7 @@ from agent.core.feedback import printable
 HOLDER_LIMIT = 200  # characters of what the file says, which anybody may have written
 OPEN_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 MODE = 0o644
+ATTEMPTS = 100  # as many commands do not end in one moment
 
 
 @contextmanager
@@ -58,12 +59,7 @@ def _missing(directory: Path) -> tuple[Path, ...]:
 def _held(path: Path, lock: Path) -> int:
     """Return the open lock file, once it is ours and still the one that others would open."""
     try:
-        while True:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            fd = _opened(lock)
-            if _is_ours(fd, lock):
-                return fd
-            os.close(fd)
+        return _tried(lock, ATTEMPTS)
     except BlockingIOError as e:
         raise AuthoringError(
             f"'{path}' is in use: {_read_holder(lock)}",
@@ -71,6 +67,21 @@ def _held(path: Path, lock: Path) -> int:
         ) from e
     except OSError as e:
         raise AuthoringError(f"'{path}' cannot be written: {e.strerror}") from e
+
+
+def _tried(lock: Path, attempts: int) -> int:
+    """Open and lock; whoever ends just now may take file and directory away under our hands."""
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        fd = _opened(lock)
+    except FileNotFoundError:
+        if attempts == 1:
+            raise
+        return _tried(lock, attempts - 1)
+    if _is_ours(fd, lock):
+        return fd
+    os.close(fd)
+    return _tried(lock, attempts)
 
 
 def _opened(lock: Path) -> int:

@@ -15,7 +15,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Self
 
-from agent.adapters import shell
+from agent.adapters import files, shell
 from agent.adapters.authoring import objects
 from agent.adapters.authoring.objects import stored_name
 from agent.adapters.durably import Durably
@@ -50,6 +50,11 @@ class OstreeCommits:
         Raises:
             AuthoringError: there is no such commit in the repository.
         """
+        if not self.repo.is_dir():
+            raise AuthoringError(
+                f"there is no OSTree repository '{self.repo}'",
+                hint="name a local one, e.g. 'ostree_repo' of a build",
+            )
         if ref.startswith("-"):
             raise AuthoringError(f"{ref!r} is not a ref or commit")
         if COMMIT.fullmatch(ref) and holds_commit(self.repo, ref):
@@ -59,7 +64,8 @@ class OstreeCommits:
             _ostree(self.repo, "show", commit)
         except shell.CommandError as e:
             raise AuthoringError(
-                f"OSTree repository '{self.repo}' has no commit {ref!r}: {e.stderr or e}",
+                f"OSTree repository '{self.repo}' has no commit {ref!r}: "
+                f"{(e.stderr or str(e)).removeprefix('error: ')}",
                 hint=f"'ostree refs --repo={self.repo}' lists what it has",
             ) from e
         if not COMMIT.fullmatch(commit):
@@ -109,7 +115,9 @@ class OstreeCommits:
                 hint="'ostree fsck' tells whether the source is whole",
             ) from e
         except OSError as e:
-            raise AuthoringError(f"commit {commit} cannot be written to '{repo}': {e}") from e
+            raise AuthoringError(
+                f"commit {commit} cannot be written to '{repo}': {files.why(e, repo)}"
+            ) from e
 
     def _measured(self, names: Iterator[str], repo: Path) -> Missing:
         with ExitStack() as stack:

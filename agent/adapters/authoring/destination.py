@@ -98,7 +98,9 @@ class BundleDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             files.write_atomic(self.path / UNFINISHED, target.encode(), mode=MODE)
         except OSError as e:
-            raise AuthoringError(f"'{self.path}' cannot be written: {e}") from e
+            raise AuthoringError(
+                f"'{self.path}' cannot be written: {files.why(e, self.path)}"
+            ) from e
 
     def documents(self) -> dict[str, bytes]:
         """Return the metadata that is there, by file name.
@@ -114,7 +116,9 @@ class BundleDirectory:
                 if name in ORDER or ROOT_FILE.fullmatch(name):
                     found[name] = files.read_bounded(directory / name, limit=DOCUMENT_LIMIT_BYTES)
         except (OSError, files.NotRegularError, files.TooLargeError) as e:
-            raise AuthoringError(f"metadata in '{directory}' cannot be read: {e}") from e
+            raise AuthoringError(
+                f"metadata in '{directory}' cannot be read: {files.why(e, directory)}"
+            ) from e
         return found
 
     def demand_room(self, repo: Path, commit: str, apps: Sequence[StorableApp]) -> None:
@@ -161,7 +165,9 @@ class BundleDirectory:
         try:
             self.store.write(apps, progress)
         except OSError as e:
-            raise AuthoringError(f"Apps cannot be written to '{self.path}': {e}") from e
+            raise AuthoringError(
+                f"Apps cannot be written to '{self.path}': {files.why(e, self.path)}"
+            ) from e
 
     def publish(self, documents: Mapping[str, bytes]) -> None:
         """Write metadata, each file whole, the bundle's list last.
@@ -178,7 +184,9 @@ class BundleDirectory:
                 files.write_atomic(directory / name, documents[name], mode=MODE)
             files.remove_durably(self.path / UNFINISHED)
         except OSError as e:
-            raise AuthoringError(f"metadata cannot be written to '{directory}': {e}") from e
+            raise AuthoringError(
+                f"metadata cannot be written to '{directory}': {files.why(e, directory)}"
+            ) from e
 
     def _sweep(self) -> None:
         """Remove what an interrupted run left half written; nothing refers to it."""

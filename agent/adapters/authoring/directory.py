@@ -38,7 +38,7 @@ class DirectoryApp:
         try:
             yield from self._walk("")
         except OSError as e:
-            raise AuthoringError(f"{self.where} cannot be read: {e}") from e
+            raise AuthoringError(f"{self.where} cannot be read: {files.why(e, self.path)}") from e
 
     def read(self, name: str, limit: int) -> bytes | None:
         """Return a file of at most ``limit`` bytes, None when there is none.
@@ -51,7 +51,9 @@ class DirectoryApp:
         except FileNotFoundError:
             return None
         except (OSError, files.NotRegularError, files.TooLargeError) as e:
-            raise AuthoringError(f"'{self.path / name}' cannot be read: {e}") from e
+            raise AuthoringError(
+                f"'{self.path / name}' cannot be read: {files.why(e, self.path / name)}"
+            ) from e
 
     def image(self, text: str) -> str:
         """Return an image reference: a directory means what it says."""
@@ -83,4 +85,4 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], int]]:
         with files.open_regular(path) as fd, os.fdopen(os.dup(fd), "rb") as file:
             yield file, os.fstat(fd).st_size
     except (OSError, files.NotRegularError) as e:
-        raise AuthoringError(f"'{path}' cannot be read: {e}") from e
+        raise AuthoringError(f"'{path}' cannot be read: {files.why(e, path)}") from e

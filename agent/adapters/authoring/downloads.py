@@ -110,7 +110,9 @@ class Downloads:
                     ) from e
                 self._transport.pause(failed, e.after_s)
             except OSError as e:
-                raise AuthoringError(f"a download cannot be written to '{path}': {e}") from e
+                raise AuthoringError(
+                    f"a download cannot be written to '{path}': {files.why(e, path)}"
+                ) from e
             else:
                 return Download(path) if whole else None
 

@@ -152,7 +152,7 @@ def _images(archive: Path, app: AppRef) -> list[str]:
                     services = yaml.safe_load(text)["services"].values()
                     return [str(s["image"]).rpartition("sha256:")[2] for s in services]
     except UNREADABLE as e:
-        raise AuthoringError(f"archive of App {app.name!r} cannot be read: {e}") from e
+        raise AuthoringError(f"archive of App {app.name!r} cannot be read: {files.why(e)}") from e
     raise AuthoringError(f"archive of App {app.name!r} has no '{COMPOSE_NAME}'")
 
 
@@ -211,7 +211,7 @@ def _json(blobs: Path, name: str, app: AppRef) -> Mapping[str, Any]:
     except FileNotFoundError as e:
         raise AuthoringError(missing(name, app.name)) from e
     except (OSError, files.NotRegularError, files.TooLargeError) as e:
-        raise AuthoringError(f"{what} cannot be read: {e}") from e
+        raise AuthoringError(f"{what} cannot be read: {files.why(e)}") from e
     if hashlib.sha256(data).hexdigest() != name:
         raise AuthoringError(f"{what} has other content than its digest")
     try:

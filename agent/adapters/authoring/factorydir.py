@@ -179,7 +179,8 @@ class FactoryDirectory:
             return {}
         except (OSError, ValueError, AttributeError, files.NotRegularError) as e:
             raise AuthoringError(
-                f"'{self.path / SEEN_FILE}' does not hold the versions issued: {e}",
+                f"'{self.path / SEEN_FILE}' does not hold the versions issued: "
+                f"{files.why(e, self.path / SEEN_FILE)}",
                 hint=f"if '{factory.STATE_FILE}' is as new as the last bundle, remove the file",
             ) from e
 
@@ -299,4 +300,4 @@ def _git_errors(path: Path) -> Iterator[None]:
             hint="the directory must be this user's own; 'git fsck' in it tells what is damaged",
         ) from e
     except OSError as e:
-        raise AuthoringError(f"the factory '{path}' cannot be written: {e}") from e
+        raise AuthoringError(f"the factory '{path}' cannot be written: {files.why(e, path)}") from e

@@ -80,7 +80,9 @@ def _made(cache: Path) -> Path:
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise AuthoringError(f"downloads cannot be kept in '{cache}': {e}", hint=OTHER_CACHE) from e
+        raise AuthoringError(
+            f"downloads cannot be kept in '{cache}': {files.why(e, cache)}", hint=OTHER_CACHE
+        ) from e
     return cache
 
 
@@ -88,7 +90,7 @@ def _read_token(path: Path) -> str:
     try:
         token = files.read_bounded(path, limit=TOKEN_LIMIT_BYTES).decode("ascii").strip()
     except (OSError, files.NotRegularError, files.TooLargeError) as e:
-        raise AuthoringError(f"the token file '{path}' cannot be read: {e}") from e
+        raise AuthoringError(f"the token file '{path}' cannot be read: {files.why(e, path)}") from e
     except UnicodeDecodeError:  # not chained: the exception holds the file's content
         token = ""
     if not token or not token.isprintable() or " " in token:
@@ -294,5 +296,7 @@ def _spoilt_by_failure(archive: Download) -> Iterator[None]:
         raise
     except (OSError, shell.CommandError) as e:
         raise AuthoringError(
-            f"a download cannot be unpacked in '{archive.path.parent}': {e}", hint=OTHER_CACHE
+            f"a download cannot be unpacked in '{archive.path.parent}': "
+            f"{files.why(e, archive.path.parent)}",
+            hint=OTHER_CACHE,
         ) from e

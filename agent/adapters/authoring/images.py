@@ -18,6 +18,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from agent.adapters import files
 from agent.adapters.authoring.meter import Crew
 from agent.adapters.authoring.references import DOMAIN, ImageRef, parse_reference
 from agent.core.authoring import INDEX_TYPE, MANIFEST_TYPE, AuthoringError, Descriptor, describe
@@ -325,7 +326,10 @@ class SavedArchive:
             self._tar = tarfile.open(path)  # noqa: SIM115  open as long as the source is
             self._members = {_plain(member.name): member for member in self._tar.getmembers()}
         except (tarfile.TarError, OSError, EOFError) as e:
-            raise AuthoringError(f"'{path}' cannot be read as a tar archive: {e}") from e
+            raise AuthoringError(
+                f"'{path}' cannot be read as a tar archive: {files.why(e, path).partition(':')[0]}",
+                hint="'docker save IMAGE -o FILE' makes one",
+            ) from e
 
     def size(self, name: str) -> int | None:
         """See `BlobTree.size`; links to other members are followed."""
@@ -595,10 +599,19 @@ class EngineImages:
             return None
         except (DockerException, OSError) as e:
             raise AuthoringError(
-                f"{self.label} cannot be asked for {name!r}: {e}",
-                hint="start it, or give an archive of 'docker save' instead",
+                f"{self.label} cannot be asked for {name!r}: {_reason(e)}",
+                hint="start it, or give an archive of 'docker save' instead; DOCKER_HOST names "
+                "another engine",
             ) from e
         file.flush()
         archive = SavedArchive(Path(file.name))
         self._stack.callback(archive.close)
         return StoredImages(archive, f"{self.label}, {name}")
+
+
+def _reason(error: BaseException) -> str:
+    """Return the innermost reason: the SDK wraps what the system says several times."""
+    while error.__context__ is not None:
+        error = error.__context__
+    cause = next((part for part in error.args if isinstance(part, OSError)), error)
+    return files.why(cause) if isinstance(cause, Exception) else str(cause)

@@ -163,6 +163,10 @@ class PackedBundle:
 
     def occupied(self) -> NoReturn:
         """Refuse: a pack is made anew, not added to."""
+        if not packfile.is_pack_name(self.path.name):
+            raise AuthoringError(
+                f"'{self.path}' is a file and no directory", hint="name a new directory"
+            )
         raise AuthoringError(
             f"'{self.path}' is a pack, which cannot be added to or renewed",
             hint="change the bundle's directory ('bundle unpack' makes it), and pack that",
@@ -248,7 +252,8 @@ def _demand_content(bundle: Path) -> int:
                 total += sum(file.size_bytes() for file in walk)
     except (sticktree.NotPlainError, sticktree.TooMuchError, OSError) as e:
         raise AuthoringError(
-            f"'{bundle}' cannot be packed: {e}", hint="a bundle holds directories and files alone"
+            f"'{bundle}' cannot be packed: {files.why(e, bundle)}",
+            hint="a bundle holds directories and files alone",
         ) from e
     return total
 

@@ -59,7 +59,7 @@ def read_tree(bundle: Path) -> Tree:
                 with sticktree.open_directory(bundle / part) as fd:
                     _list(fd, part, budget, found, depth=DEPTH_LIMIT)
     except NOT_PLAIN as e:
-        raise AuthoringError(f"bundle '{bundle}' cannot be read: {e}") from e
+        raise AuthoringError(f"bundle '{bundle}' cannot be read: {files.why(e, bundle)}") from e
     return Tree(
         tuple(path for path, size in found.items() if size is None),
         tuple(StickFile(path, size) for path, size in found.items() if size is not None),
@@ -112,7 +112,7 @@ class _OnStick:
 
     def _unusable(self, error: Exception) -> AuthoringError:
         return AuthoringError(
-            f"'{self.path}' on the stick cannot be used: {error}",
+            f"'{self.path}' on the stick cannot be used: {files.why(error, self.path)}",
             hint="remove it from the stick, or name the bundle otherwise",
         )
 

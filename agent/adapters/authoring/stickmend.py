@@ -52,7 +52,7 @@ def mend(bundle: Path) -> tuple[str, ...]:
     try:
         return (*_without_junk(bundle), *_without_line_ends(bundle))
     except (OSError, sticktree.NotPlainError, files.NotRegularError, files.TooLargeError) as e:
-        raise AuthoringError(f"'{bundle}' cannot be mended: {e}") from e
+        raise AuthoringError(f"'{bundle}' cannot be mended: {files.why(e, bundle)}") from e
 
 
 def _without_junk(bundle: Path) -> Iterator[str]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.adapters import shell
+from agent.adapters import files, shell
 from agent.adapters.authoring.commits import free_bytes
 from agent.adapters.authoring.stickfiles import CHUNK_BYTES, SYNC_TIMEOUT_S, uncached
 from agent.core.authoring import AuthoringError
@@ -68,7 +68,7 @@ def probe_capacity(
         bad = tuple(_bad(place, seed, count, progress))
     except (OSError, shell.CommandError) as e:
         raise AuthoringError(
-            f"the stick at '{mountpoint}' cannot be probed: {e}",
+            f"the stick at '{mountpoint}' cannot be probed: {files.why(e, mountpoint)}",
             hint="is it write-protected, or was it pulled out?",
         ) from e
     finally:

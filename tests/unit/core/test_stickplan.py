@@ -79,7 +79,7 @@ class TestNames:
         "name", ["", ".hidden", "a b", "a/b", "tuf", "Apps", "usb-update-results", "CON", "x" * 49]
     )
     def test_a_bundle_that_would_not_be_found_is_renamed(self, name: str) -> None:
-        with pytest.raises(AuthoringError, match="cannot be a bundle's directory"):
+        with pytest.raises(AuthoringError, match="cannot be a bundle's name"):
             stickplan.demand_names([name])
 
     def test_two_bundles_of_one_name_are_told_apart_by_the_person(self) -> None:
