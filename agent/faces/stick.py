@@ -134,9 +134,9 @@ def make(desk: StickDesk, args: argparse.Namespace) -> int:
         raise UsageError("there is nothing to do", hint="name bundles, or --format")
     if args.format and not args.yes:
         return _show_losses(desk, args)
+    demand_roots(desk.desk, DeviceGuess(roots=args.roots))
     if args.format:
         stickmaker.format_stick(desk, args.device, args.format, args.label)
-    demand_roots(desk.desk, DeviceGuess(roots=args.roots))
     written: tuple[Written, ...] = ()
     if bundles:
         written = stickmaker.make_stick(desk, args.device, bundles, roots=args.roots)
