@@ -240,6 +240,8 @@ def _bundle_create(args: argparse.Namespace) -> int:
 
 
 def _created(args: argparse.Namespace) -> BundleInfo:
+    if not args.factory:
+        fetching.demand_no_server(args)
     if args.factory_dir:
         return factory.bundle_create(args)
     with _desk() as desk:

@@ -336,6 +336,9 @@ def _demand_no_content(args: argparse.Namespace) -> None:
         "--arch": args.arch,
         "--containers-git": args.containers_git,
         "--factory-config": args.factory_config,
+        "--branch": args.branch,
+        "--image-tag": args.image_tag,
+        "--submodule": args.submodule,
     }
     if extra := [option for option, value in given.items() if value]:
         raise AuthoringError(

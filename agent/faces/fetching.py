@@ -18,7 +18,14 @@ OF_OWN_BUNDLES = (
     ("--commit or --ref", "ref"),
     ("--version", "version"),
     ("--hardware-id", "hardware_id"),
+    ("--containers-git", "containers_git"),
+    ("--factory-config", "factory_config"),
+    ("--branch", "branch"),
+    ("--image-tag", "image_tag"),
+    ("--submodule", "submodule"),
 )
+# What only a bundle from a server knows; the server itself has a default.
+OF_SERVERS = (("--token-file", "token_file"), ("--roots", "roots"))
 
 
 def add_options(create: argparse.ArgumentParser) -> None:
@@ -46,6 +53,22 @@ def create(desk: Desk, args: argparse.Namespace) -> BundleInfo:
     _demand_together(args)
     with wiring.factory_server(args.server, args.factory, args.token_file) as server:
         return fetch_bundle(desk, server, _spec(args))
+
+
+def demand_no_server(args: argparse.Namespace) -> None:
+    """Refuse what a bundle that is made here would pass over in silence.
+
+    Raises:
+        UsageError: an option goes with ``--factory`` alone.
+    """
+    given = [option for option, name in OF_SERVERS if getattr(args, name) is not None]
+    if args.server != DEFAULT_SERVER:
+        given.append("--server")
+    if given:
+        raise UsageError(
+            f"{', '.join(given)}: only for a bundle from a factory's server",
+            hint="name the factory with --factory NAME, or leave that away",
+        )
 
 
 def _demand_together(args: argparse.Namespace) -> None:

@@ -101,6 +101,8 @@ def find_sources(
     Raises:
         AuthoringError: a repository, ref, App or value is not as it must be.
     """
+    if spec.branch and not spec.factory_config:
+        raise AuthoringError("--branch is of use with --factory-config only")
     if not spec.containers:
         _demand_containers(spec)
         config = _config(desk, spec, "")

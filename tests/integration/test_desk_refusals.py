@@ -55,6 +55,17 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
         (f"{APP} app --version -5 --image file", "'file' cannot be read as a tar", "docker save"),
         (f"{APP} nope", "App directory 'nope' cannot be read: No such file or directory\n", ""),
         (f"{BUNDLE} --version -5", "version -5 is not one of 0 to", ""),
+        (f"{BUNDLE} --branch main", "--branch is of use with --factory-config only", ""),
+        (f"{BUNDLE} --token-file t --roots keys", "--token-file, --roots: only for", "--factory"),
+        (f"{BUNDLE} --server https://x", "--server: only for a bundle from a factory's", "--fact"),
+        (
+            (
+                "bundle create x-1 new --factory a --tag b --token-file file --containers-git x "
+                "--branch main"
+            ),
+            "--containers-git, --branch: only for a bundle that is made here",
+            "",
+        ),
         ("bundle create x-1 file --tag a --keys keys", "'file' is a file and no directory", "new"),
         ("bundle sign empty -k keys", "'empty/tuf' has no 'bundle-targets.json'", "holds 'tuf'"),
         ("bundle sign bundle -k nope", "'nope' cannot be read as a key archive: No such", ".tgz"),
