@@ -350,7 +350,9 @@ def _versions(
     settings: Settings, database: SotaDatabase, on_current: Callable[[Target], None]
 ) -> SotaVersions:
     versions = SotaVersions(database, on_current=on_current)
-    versions.import_installed(Path(settings.import_.base_path, IMPORTED_VERSIONS))
+    path = Path(settings.import_.base_path, IMPORTED_VERSIONS)
+    # A look works on a copy: the file stays for the command that keeps what it says.
+    versions.import_installed(path, remove=database.path == Path(settings.storage.database))
     return versions
 
 

@@ -340,7 +340,7 @@ class SotaVersions:
             _save(db, target, FAILED)
             db.execute("DELETE FROM need_reboot")
 
-    def import_installed(self, path: Path) -> None:
+    def import_installed(self, path: Path, *, remove: bool = True) -> None:
         """Take over the Target a factory image names in ``installed_versions``, once.
 
         Nothing is done without the file, or when any version is recorded already. The
@@ -348,6 +348,7 @@ class SotaVersions:
 
         Args:
             path: JSON: Target name to ``{"hashes": {"sha256": ...}, "is_current": true, ...}``.
+            remove: off for a mere look, which records it in a copy.
 
         Raises:
             StateError: the file cannot be understood; nothing was recorded.
@@ -357,7 +358,8 @@ class SotaVersions:
         target = _factory_target(path)
         if target is not None:
             self.save_current(target)
-            files.remove_durably(path)
+            if remove:
+                files.remove_durably(path)
             log.info("target.imported", target=target.name, commit=target.commit)
 
     def _any_recorded(self) -> bool:
